@@ -1,0 +1,123 @@
+"""Where a token is: relative bias tables and absolute embeddings, at any map size.
+
+Both are learned at one reference size and resized to the map at hand, as the
+authors do: relative tables bicubically, absolute embeddings bilinearly (both with
+``align_corners=False``).
+"""
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from .archs import PATCH_SIZE
+
+#: Reference image side of the absolute embeddings; the authors pretrain at 224 and
+#: resize the embeddings from there, whatever the task.
+ABSOLUTE_IMG_SIZE = 224
+
+
+def reference_grid(img_size: tuple, stage: int) -> tuple:
+    """Token grid (rows, columns) of a stage (0-3) for an image of (h, w) pixels.
+
+    The patch embedding pads to a multiple of 4 (so: rounds up), each token merging
+    drops an odd last row or column (rounds down).
+    """
+    return tuple(-(-side // PATCH_SIZE) >> stage for side in img_size)
+
+
+def resize_bias_table(table: Tensor, grid: tuple) -> Tensor:
+    """Resize a bias table to a token grid, bicubically, as an image of offsets.
+
+    Args:
+        table: (heads, 2*S_h - 1, 2*S_w - 1); rows are dy, columns dx.
+        grid: Target token grid (H, W).
+
+    Returns:
+        (heads, 2H-1, 2W-1) in the table's dtype, computed in float32 or better;
+        the table itself where it has that size already.
+    """
+    size = (2 * grid[0] - 1, 2 * grid[1] - 1)
+    if table.shape[-2:] == size:
+        return table
+    return _resize(table[None], size, 'bicubic')[0]
+
+
+def dense_bias(table: Tensor) -> Tensor:
+    """Spell a bias table out for every pair of tokens.
+
+    ``bias[h, (y1, x1), (y2, x2)] = table[h, y1 - y2 + H - 1, x1 - x2 + W - 1]``: for
+    a fixed query the bias is a window of the table, read backwards, so strided views
+    give it without an index tensor.
+
+    Args:
+        table: (heads, 2H-1, 2W-1).
+
+    Returns:
+        (heads, H*W, H*W), queries before keys.
+    """
+    heads, height, width = table.shape[0], *((n + 1) // 2 for n in table.shape[1:])
+    windows = table.unfold(1, height, 1).unfold(2, width, 1)  # heads, y1, x1, ...
+    tokens = height * width
+    return windows.flip(3, 4).reshape(heads, tokens, tokens)
+
+
+class RelativePositionBias(BaseModule):
+    """The learned bias table of one attention block.
+
+    The table is kept as an image of offsets, (heads, 2*S_h - 1, 2*S_w - 1), so that
+    grids need not be square (the authors keep it flat, (rows, heads)).
+
+    Args:
+        num_heads: Attention heads.
+        grid: Token grid (S_h, S_w) of the block at the reference image size.
+    """
+
+    def __init__(self, num_heads: int, grid: tuple):
+        super().__init__()
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty(num_heads, 2 * grid[0] - 1, 2 * grid[1] - 1)
+        )
+        self.init_weights()
+
+    def init_weights(self):
+        """Truncated normal of standard deviation 0.02."""
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, grid: tuple) -> Tensor:
+        """The table for a token grid (H, W): (heads, 2H-1, 2W-1)."""
+        return resize_bias_table(self.relative_position_bias_table, grid)
+
+
+class AbsolutePosition(BaseModule):
+    """A learned embedding, one vector per token, added where tokens enter a stage.
+
+    Args:
+        channels: Channels C of the stage.
+        stage: Index of the stage (0-3), which gives the reference grid.
+    """
+
+    def __init__(self, channels: int, stage: int):
+        super().__init__()
+        grid = reference_grid((ABSOLUTE_IMG_SIZE,) * 2, stage)
+        self.absolute_pos_embed = nn.Parameter(torch.empty(1, *grid, channels))
+        self.init_weights()
+
+    def init_weights(self):
+        """Truncated normal of standard deviation 0.02."""
+        nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the embedding, resized to the map: (B, H, W, C) -> (B, H, W, C)."""
+        embed, size = self.absolute_pos_embed, x.shape[1:3]
+        if embed.shape[1:3] != size:
+            image = _resize(embed.permute(0, 3, 1, 2), tuple(size), 'bilinear')
+            embed = image.permute(0, 2, 3, 1)
+        return x + embed
+
+
+def _resize(image: Tensor, size: tuple, mode: str) -> Tensor:
+    """(1, C, h, w) -> (1, C, *size); half precision is resized in float32."""
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    resized = F.interpolate(image.to(dtype), size=size, mode=mode, align_corners=False)
+    return resized.to(image.dtype)
