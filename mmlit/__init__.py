@@ -1,0 +1,20 @@
+"""LIT, the Less attention vIsion Transformer, for MMDetection and MMSegmentation.
+
+Importing this package registers `LIT` in mmengine's root registry, so `type='LIT'`
+builds from mmdet's and mmseg's too; neither of them is imported here.
+"""
+
+from .environment import check_environment
+
+# First of all: the imports below would die in a foreign package where mmcv is missing
+# or has no ops.
+check_environment()
+
+from .checkpoint import allow_mmengine_checkpoints
+from .lit import LIT
+from .version import __version__
+
+# So that checkpoints mmengine wrote load again with torch >= 2.6 (see the function).
+allow_mmengine_checkpoints()
+
+__all__ = ['LIT', '__version__', 'allow_mmengine_checkpoints', 'check_environment']
