@@ -12,6 +12,8 @@ The set appears at `DIR` whole or not at all, and any number of processes may as
 it at once (`ensure_shapes`): one draws, the others wait.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import glob

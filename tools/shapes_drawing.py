@@ -8,6 +8,8 @@ Colour, texture, size and rotation are drawn alike for every category, and objec
 backgrounds share one set of textures: only the outline tells what an object is.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import cv2
@@ -57,7 +59,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
     grain = rng.standard_normal(image.shape, np.float32) * rng.uniform(1, 6)
     image = np.clip(image * light[..., None] + grain, 0, 255).astype(np.uint8)
     masks = visible_masks(placed)
-    return Scene(image, [(p.category, m) for p, m in zip(placed, masks, strict=True)])
+    return Scene(image, [(p.category, m) for p, m in zip(placed, masks)])
 
 
 def place_objects(rng: np.random.Generator, size: int, count: int) -> list[_Placed]:
@@ -71,7 +73,7 @@ def place_objects(rng: np.random.Generator, size: int, count: int) -> list[_Plac
         for _ in range(20):
             trial = [*placed, place_one(rng, size)]
             masks = visible_masks(trial)
-            seen = [m.sum() / p.area for p, m in zip(trial, masks, strict=True)]
+            seen = [m.sum() / p.area for p, m in zip(trial, masks)]
             if min(seen) >= MIN_VISIBLE:
                 placed = trial
                 break
