@@ -1,0 +1,309 @@
+"""mmengine's own checkpoints load with `weights_only=True`; nothing else gets in."""
+
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+from mmlit.checkpoint import DTYPE_CODES, allow_mmengine_checkpoints
+
+TOY = Path(__file__).with_name('toy_training.py')
+SCALAR = np.float64(0).__reduce__()[0]
+RECONSTRUCT = np.zeros(0).__reduce__()[0]
+
+pytestmark = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split('.')[:2])) < (2, 6),
+    reason='before torch 2.6 mmengine reads its checkpoints without restriction',
+)
+
+
+def toy(*arguments):
+    command = [sys.executable, TOY, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """The work directory of a training by mmengine's Runner."""
+    work_dir = tmp_path_factory.mktemp('toy')
+    result = toy('train', work_dir)
+    assert result.returncode == 0, result.stderr
+    return work_dir
+
+
+@pytest.fixture
+def allowed():
+    before = torch.serialization.get_safe_globals()
+    allow_mmengine_checkpoints()
+    yield
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(before)
+
+
+def edit_pickle(source, target, edit):
+    """Copies a checkpoint with its pickle passed through `edit`."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, 'w') as new:
+        for item in old.infolist():
+            data = old.read(item)
+            if item.filename.endswith('/data.pkl'):
+                data = edit(data)
+            new.writestr(item, data)
+    return target
+
+
+# --- what mmengine writes ---------------------------------------------------------
+
+
+def test_loads_only_after_the_call(trained):
+    refused = toy('load', trained)
+    assert refused.returncode != 0
+    assert 'UnpicklingError' in refused.stderr
+    loaded = toy('load', trained, '--allow')
+    assert loaded.returncode == 0, loaded.stderr
+    mean = torch.load(trained / 'epoch_2.pth', weights_only=False)
+    mean = mean['message_hub']['log_scalars']['train/loss'].mean()
+    assert loaded.stdout.split() == ['loaded', 'HistoryBuffer', str(mean), '4']
+
+
+def test_resume_continues_only_after_the_call(trained, tmp_path):
+    shutil.copy(trained / 'epoch_1.pth', tmp_path)
+    refused = toy('resume', tmp_path)
+    assert refused.returncode != 0
+    assert 'UnpicklingError' in refused.stderr
+    resumed = toy('resume', tmp_path, '--allow')
+    assert resumed.returncode == 0, resumed.stderr
+    # Two epochs of two iterations, the first epoch's curve out of the checkpoint.
+    assert resumed.stdout.splitlines()[-1] == 'done 2 4 4 65536.0'
+    assert 'Epoch(train) [2][2/2]' in resumed.stdout
+    assert 'Epoch(train) [1]' not in resumed.stdout
+    resumed, straight = (
+        torch.load(d / 'epoch_2.pth', weights_only=False) for d in (tmp_path, trained)
+    )
+    for key, value in straight['state_dict'].items():
+        assert torch.isfinite(value).all()
+        assert resumed['state_dict'][key].shape == value.shape
+
+
+def equal(a, b):
+    """Deep equality with equal types, array dtypes included."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, (np.ndarray, np.generic)):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, HistoryBuffer):
+        return equal(vars(a), vars(b))
+    return a == b
+
+
+@pytest.mark.parametrize('module', [b'numpy.core', b'numpy._core'])
+def test_every_value_arrives_under_both_numpy_names(trained, tmp_path, allowed, module):
+    """numpy 1 writes `numpy.core.multiarray`, numpy 2 `numpy._core.multiarray`."""
+
+    def rename(data):
+        data, count = re.subn(rb'numpy\._?core(?=\.multiarray\n)', module, data)
+        assert count == 2  # _reconstruct and scalar
+        return data
+
+    source = trained / 'epoch_2.pth'
+    file = edit_pickle(source, tmp_path / 'renamed.pth', rename)
+    safe = torch.load(file, weights_only=True)
+    assert equal(safe, torch.load(source, weights_only=False))
+    # The training wrote what this module claims to serve.
+    info = safe['message_hub']['runtime_info']
+    assert type(info['best_score']) is np.float64
+    assert info['val/curve'].dtype == np.float32
+    assert safe['optimizer']['loss_scaler']['scale'] == 65536.0
+    assert 'ema_state_dict' in safe
+    curve = safe['message_hub']['log_scalars']['train/loss']
+    assert type(curve) is HistoryBuffer
+    assert curve.statistics('max', 4) == curve.data[0].max()
+    anneal = safe['param_schedulers'][0]['anneal_func']
+    assert anneal is OneCycleParamScheduler._annealing_cos
+    # What was read can be written and read again.
+    torch.save(safe, tmp_path / 'again.pth')
+    again = torch.load(tmp_path / 'again.pth', weights_only=True)
+    assert equal(again, torch.load(source, weights_only=False))
+
+
+def test_tensors_from_a_gpu(trained, tmp_path, allowed):
+    """EMA weights are saved where they were: with the location `cuda:0`."""
+
+    def move(data):
+        cpu, gpu = (b'X' + bytes([len(x), 0, 0, 0]) + x for x in (b'cpu', b'cuda:0'))
+        assert data.count(cpu) == 1
+        return data.replace(cpu, gpu)
+
+    source = trained / 'epoch_2.pth'
+    file = edit_pickle(source, tmp_path / 'gpu.pth', move)
+    safe = torch.load(file, map_location='cpu', weights_only=True)
+    assert equal(safe, torch.load(source, weights_only=False))
+
+
+@pytest.mark.parametrize('code', DTYPE_CODES)
+def test_every_plain_number(tmp_path, allowed, code):
+    values = np.array([[0, 1, 1], [1, 0, 1]], code)
+    saved = [values, values.T, values[1, 2]]
+    torch.save(saved, tmp_path / 'numbers.pth')
+    assert equal(torch.load(tmp_path / 'numbers.pth', weights_only=True), saved)
+
+
+# --- what it never writes ---------------------------------------------------------
+
+
+class Call:
+    """Pickles as the call `function(*arguments)`, with an optional state."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.reduced = (function, arguments) + (() if state is None else (state,))
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def history(**state):
+    """A HistoryBuffer whose state is not what mmengine writes."""
+    buffer = HistoryBuffer([1.0], [1])
+    vars(buffer).update(state)
+    return buffer
+
+
+def evil_objects(marker):
+    touch = f'touch {marker}'
+    run = Call(os.system, touch)
+    function = Call(getattr, HistoryBuffer, '__init__')
+    namespace = Call(getattr, function, '__globals__')
+    # numpy takes it, and follows the eight bytes of such an array as a pointer.
+    pointers = (3, '|', None, ('a',), {'a': (np.dtype('O'), 0)}, 8, 1, 0)
+    pointers = Call(np.dtype, 'V8', False, True, state=pointers)
+    forged = (1, (1,), pointers, False, b'12345678')
+    return {
+        'os.system': run,
+        'subprocess': Call(subprocess.call, ['touch', str(marker)]),
+        'eval': Call(eval, f'open({str(marker)!r}, "w")'),
+        'getattr __init__': function,
+        'getattr chain': Call(getattr, namespace, 'get'),
+        'getattr __subclasses__': Call(getattr, HistoryBuffer, '__subclasses__'),
+        'getattr update': Call(getattr, HistoryBuffer, 'update'),
+        'getattr of a list': Call(getattr, [], 'append'),
+        'getattr of a tensor': Call(getattr, torch.zeros(1), 'numpy'),
+        'getattr with a default': Call(getattr, HistoryBuffer, 'no such', 1),
+        'getattr of OneCycle': Call(getattr, OneCycleParamScheduler, '__init__'),
+        'call of a statistic': Call(HistoryBuffer.mean, HistoryBuffer([1], [1])),
+        'call of HistoryBuffer': Call(HistoryBuffer, [1], [1]),
+        'call of OneCycle': Call(OneCycleParamScheduler, 1, 2),
+        'pickle in an object scalar': Call(SCALAR, np.dtype('O'), pickle.dumps(run)),
+        'pickle in a number': Call(SCALAR, np.dtype('f8'), pickle.dumps(run)),
+        'number from text': Call(SCALAR, np.dtype('f8'), '12345678'),
+        'object array': np.array([run], object),
+        'structured array': np.zeros(1, [('a', 'O')]),
+        'string array': np.array(['text']),
+        'void array': np.zeros(1, 'V8'),
+        'forged pointers': Call(RECONSTRUCT, np.ndarray, (0,), b'b', state=forged),
+        'big array': Call(RECONSTRUCT, np.ndarray, (1 << 40,), b'b'),
+        'array subclass': np.zeros(1).view(np.matrix),
+        'list as array': Call(RECONSTRUCT, list, (0,), b'b'),
+        'call of ndarray': Call(np.ndarray, (2,), 'O'),
+        'dtype by class': Call(np.dtype, object),
+        'dtype class': type(np.dtype('f8')),
+        'foreign history state': history(update=1),
+        'history without arrays': history(_log_history=[run]),
+        'history of a matrix': history(_log_history=np.ones((2, 2))),
+        'history length': history(max_length='9'),
+    }
+
+
+@pytest.mark.parametrize('name', evil_objects(''))
+def test_anything_else_is_refused_and_nothing_runs(tmp_path, allowed, name):
+    marker = tmp_path / 'ran'
+    torch.save({'state_dict': evil_objects(marker)[name]}, tmp_path / 'evil.pth')
+    with pytest.raises(pickle.UnpicklingError) as error:
+        torch.load(tmp_path / 'evil.pth', weights_only=True)
+    assert len(str(error.value)) < 2000
+    assert not marker.exists()
+
+
+def test_the_evil_objects_are_evil(tmp_path):
+    """Without protection they run: the test above would notice."""
+    for name in ('os.system', 'subprocess', 'eval', 'object array'):
+        marker = tmp_path / name.replace(' ', '-')
+        torch.save(evil_objects(marker)[name], tmp_path / 'evil.pth')
+        torch.load(tmp_path / 'evil.pth', weights_only=False)
+        assert marker.exists(), name
+
+
+def test_an_error_names_what_was_asked_for(tmp_path, allowed):
+    torch.save(Call(getattr, HistoryBuffer, 'update'), tmp_path / 'evil.pth')
+    with pytest.raises(pickle.UnpicklingError, match=r"getattr\(.*'update'\)"):
+        torch.load(tmp_path / 'evil.pth', weights_only=True)
+
+
+def test_a_file_cannot_change_shared_objects(tmp_path, allowed, monkeypatch):
+    """Neither the registry of statistics nor numpy's dtypes."""
+    registry = dict(HistoryBuffer([1], [1])._statistics_methods)
+    with monkeypatch.context() as patch:
+        swapped = {'mean': HistoryBuffer.max}
+        patch.setattr(HistoryBuffer, '_statistics_methods', swapped)
+        torch.save(HistoryBuffer([1, 3], [1, 1]), tmp_path / 'swapped.pth')
+    buffer = torch.load(tmp_path / 'swapped.pth', weights_only=True)
+    assert HistoryBuffer._statistics_methods == registry
+    assert buffer.statistics('mean') == 2
+
+    state = (3, '>', None, ('x',), {'x': (np.dtype('f8'), 0)}, 8, 1, 63)
+    torch.save(Call(np.dtype, 'f8', False, True, state=state), tmp_path / 'dtype.pth')
+    dtype = torch.load(tmp_path / 'dtype.pth', weights_only=True)
+    assert dtype is np.dtype('f8')
+    assert dtype.isnative
+    assert dtype.names is None
+    assert not dtype.hasobject
+
+
+WORKAROUND = {
+    'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': (
+        OneCycleParamScheduler
+    ),
+    'builtins.getattr': getattr,
+    'numpy.ndarray': np.ndarray,
+    'numpy.dtype': np.dtype,
+    f'{RECONSTRUCT.__module__}._reconstruct': RECONSTRUCT,
+    f'{SCALAR.__module__}.scalar': SCALAR,
+}
+
+
+@pytest.mark.parametrize('name', WORKAROUND)
+def test_beside_the_usual_workaround(trained, tmp_path, allowed, name):
+    """Users add the real objects to the list; torch then picks either, at random."""
+    pairs = [x for x in torch.serialization.get_safe_globals() if type(x) is tuple]
+    ours = {name: value for value, name in pairs}
+    assert name in ours
+    torch.serialization.clear_safe_globals()
+    mixed = {**ours, name: WORKAROUND[name]}.items()
+    torch.serialization.add_safe_globals([(value, key) for key, value in mixed])
+    source = trained / 'epoch_2.pth'
+    safe = torch.load(source, weights_only=True)
+    torch.save(safe, tmp_path / 'again.pth')
+    again = torch.load(tmp_path / 'again.pth', weights_only=False)
+    assert equal(again, torch.load(source, weights_only=False))
+
+
+def test_nothing_is_allowed_before_torch_2_6(monkeypatch, allowed):
+    torch.serialization.clear_safe_globals()
+    monkeypatch.setattr(torch, '__version__', '2.5.1+cu121')
+    allow_mmengine_checkpoints()
+    assert torch.serialization.get_safe_globals() == []
