@@ -1,0 +1,43 @@
+# One command does everything: `make demo` (or `make test`) sets up .venv first.
+# `make help` lists the targets. tools/setup/setup_env.py is what the set-up does.
+
+# The Python that .venv is made from: `make demo PYTHON=/path/to/python3.11`.
+# Without a choice: that of an existing .venv, else the first one that is new enough.
+ifndef PYTHON
+PYTHON := $(shell for python in .venv/bin/python python3.11 python3.12 python3.13 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& echo "$$python" && break; done)
+endif
+NO_PYTHON := No Python 3.11 or newer was found: install one, or name it with PYTHON=...
+VENV_PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo 'make demo    set up if needed, then generate data, train, evaluate, draw'
+	@echo 'make test    set up if needed, then ruff and pytest (PYTEST_ARGS="-k lit")'
+	@echo 'make lint    set up if needed, then ruff alone'
+	@echo 'make setup   create .venv with the pinned stack; does nothing when done'
+	@echo 'make clean   remove what the demo and the tests wrote (.venv stays)'
+	@echo 'PYTHON=...   the interpreter to make .venv from (3.11 or newer)'
+	@echo 'MMLIT_DEVICE=cpu|cuda   torch and ops to install (default: by the GPU)'
+
+setup:
+	@test -n "$(PYTHON)" || { echo "$(NO_PYTHON)" >&2; exit 1; }
+	@"$(PYTHON)" tools/setup/setup_env.py
+
+demo: setup
+	@$(VENV_PYTHON) tools/demo.py $(DEMO_ARGS)
+
+lint: setup
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+
+test: lint
+	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+
+clean:
+	rm -rf demo/output data/shapes work_dirs/demo .pytest_cache .ruff_cache build
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.build/*' \
+		-prune -exec rm -rf {} +

@@ -1,0 +1,269 @@
+"""The steps of the set-up: what each installs, and what it depends on.
+
+Each step leaves a stamp in .venv once it is done, keyed by what went into it.
+Standard library only: this runs before anything is installed.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable, Dict, List
+
+import setup_mmcv
+import setup_torch
+from setup_packages import (
+    FOREIGN_OPENCV,
+    PROGRESS,
+    Pip,
+    find_installed,
+    find_missing,
+    is_intact,
+    pip_check,
+    read_pins,
+    remove_debris,
+)
+from setup_process import (
+    SetupError,
+    child_environment,
+    run_logged,
+    say,
+    tail,
+    write_atomically,
+)
+
+# The one line of `pip check` that is right for this environment.
+EXPECTED_CHECK = re.compile(
+    r'mmengine \S+ requires opencv-python, which is not installed\.'
+)
+
+
+class Setup:
+    """The steps, over one checkout."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.venv = root / '.venv'
+        self.build = root / '.build'
+        self.wheels = root / '.wheels'
+        self.stamps = self.venv / '.mmlit-setup'
+        self.python = self.venv / 'bin' / 'python'
+        version = f'python{sys.version_info[0]}.{sys.version_info[1]}'
+        self.site = self.venv / 'lib' / version / 'site-packages'
+        self.pip = Pip(self.python, self.build)
+        self.device = setup_torch.choose_device()
+        # In order: each relies on those before it. mmcv comes after the stack, since
+        # its metadata asks for opencv-python where no OpenCV is found.
+        self.steps: Dict[str, Callable[[], None]] = {
+            'venv': self.make_venv,
+            'build': self.install_build,
+            'torch': self.install_torch,
+            'stack': self.install_stack,
+            'test': self.install_test,
+            'mmcv': self.install_mmcv,
+            'mmlit': self.install_mmlit,
+            'check': self.check,
+        }
+
+    def pins(self, name: str) -> Dict[str, str]:
+        """Return the pins of requirements/`name`.txt."""
+        return read_pins(self.root / 'requirements' / f'{name}.txt')
+
+    def key(self, step: str) -> str:
+        """Return what a finished `step` depends on, hashed."""
+        # A moved checkout breaks the absolute paths of a virtual environment.
+        parts: List[object] = [step, sys.version, sys.base_prefix, self.root]
+        if step in ('torch', 'mmcv', 'check'):
+            parts += [self.device, self.pins('torch')]
+        if step == 'mmlit':
+            sources = ('setup.py', 'pyproject.toml', 'mmlit/version.py')
+            parts += [(self.root / source).read_text() for source in sources]
+        if step in ('build', 'stack', 'test', 'mmcv'):
+            parts.append(sorted(self.pins(step).items()))
+        if step == 'mmcv':
+            parts += [os.environ.get('CUDA_HOME'), shutil.which('nvcc')]
+        if step == 'check':
+            parts += [self.key(name) for name in self.steps if name != 'check']
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def is_done(self, step: str) -> bool:
+        """Tell if `step` has its stamp and its packages are still listed."""
+        try:
+            stamp = json.loads((self.stamps / step).read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            return False
+        if stamp != {'key': self.key(step)}:
+            return False
+        if step in ('build', 'torch', 'stack', 'test', 'mmcv'):
+            return not find_missing(self.site, self.pins(step), deep=False)
+        if step == 'mmlit':
+            return any(key.startswith('mmlit==') for key in find_installed(self.site))
+        return self.python.exists()
+
+    def todo(self) -> List[str]:
+        """Return the steps that are not done."""
+        return [step for step in self.steps if not self.is_done(step)]
+
+    def do(self, step: str) -> None:
+        """Do one step and leave its stamp."""
+        self.steps[step]()
+        stamp = json.dumps({'key': self.key(step)})
+        write_atomically(self.stamps / step, stamp)
+
+    def make_venv(self) -> None:
+        """Create .venv, or adopt one that is sound and of this Python."""
+        if self.venv.exists():
+            if self.venv_is_sound():
+                return
+            say('.venv is incomplete or of another Python: making it anew')
+            shutil.rmtree(self.venv)
+        log = self.build / 'venv.log'
+        command = [sys.executable, '-m', 'venv', self.venv]
+        if run_logged(command, log, f'creating {self.venv.name}') != 0:
+            raise SetupError(
+                f'{sys.executable} could not create a virtual environment (on Debian '
+                f'and Ubuntu that takes the package python3-venv):\n{tail(log)}'
+            )
+
+    def venv_is_sound(self) -> bool:
+        """Tell if .venv runs, is of this very Python, and has a pip in one piece."""
+        code = 'import sys, pip._internal.cli.main; print(sys.version, sys.base_prefix)'
+        try:
+            done = subprocess.run(
+                [str(self.python), '-c', code],
+                capture_output=True,
+                text=True,
+                env=child_environment(),
+            )
+        except OSError:
+            return False
+        installed = find_installed(self.site).items()
+        pips = [folder for key, folder in installed if key.startswith('pip==')]
+        return (
+            done.returncode == 0
+            and done.stdout.strip() == f'{sys.version} {sys.base_prefix}'
+            and len(pips) == 1
+            and is_intact(pips[0])
+            and (self.python.parent / 'activate').is_file()  # Written last.
+        )
+
+    def install_pins(self, what: str, pins: Dict[str, str], options: tuple) -> None:
+        """Install those of `pins` that are missing or damaged, and nothing else."""
+        remove_debris(self.site)
+        missing = find_missing(self.site, pins, deep=True)
+        if missing:
+            # Damaged ones count as installed for pip unless it is forced.
+            options = ('--no-deps', '--force-reinstall', *options)
+            self.pip.install(what, (*options, *missing), total=len(missing))
+
+    def install_build(self) -> None:
+        """Install pip, setuptools and what else builds packages."""
+        self.install_pins('installing the build tools', self.pins('build'), ())
+
+    def install_torch(self) -> None:
+        """Install the build of torch that this machine's device asks for."""
+        remove_debris(self.site)
+        pins = self.pins('torch')
+        here = not find_missing(self.site, pins, deep=True)
+        if here and self.torch_fits():
+            return
+        if here:
+            say(f'the torch in .venv is not the {self.device} build: replacing it')
+        constraints = self.root / 'requirements' / 'stack.txt'
+        setup_torch.install(self.pip, self.device, pins['torch'], constraints)
+        if not self.torch_fits():
+            version, _ = setup_torch.installed(self.python)
+            say(f'going on with torch {version}, which is no {self.device} build')
+
+    def torch_fits(self) -> bool:
+        """Tell if the installed torch is the build for this machine."""
+        return bool(setup_torch.installed(self.python)[1]) == (self.device == 'cuda')
+
+    def install_stack(self) -> None:
+        """Install mmengine, mmdet, mmsegmentation and all they need, but mmcv."""
+        foreign = [
+            key.partition('==')[0]
+            for key in find_installed(self.site)
+            if key.partition('==')[0] in FOREIGN_OPENCV
+        ]
+        if foreign:  # Its files and those of the headless one are the same.
+            self.pip.uninstall(foreign)
+        # Wheels only: a source build would take long and need tools nobody promised.
+        options = ('--only-binary', ':all:', *PROGRESS)
+        self.install_pins('installing the stack', self.pins('stack'), options)
+
+    def install_test(self) -> None:
+        """Install what `make test` needs."""
+        self.install_pins('installing the test tools', self.pins('test'), ())
+
+    def install_mmcv(self) -> None:
+        """Install mmcv with ops that work here, from the finished wheel if it is."""
+        (version,) = self.pins('mmcv').values()
+        torch, cuda = setup_torch.installed(self.python)
+        ops = 'cpu'
+        if self.device == 'cuda':
+            usable, reason = setup_mmcv.find_cuda(cuda)
+            ops = f'cuda{cuda}' if usable else 'cpu'
+            if not usable:
+                say(f'mmcv gets CPU ops only, so training runs on the CPU: {reason}')
+        remove_debris(self.site)
+        if not find_missing(self.site, self.pins('mmcv'), deep=True):
+            if not setup_mmcv.check_ops(self.python, ops):
+                return  # There and working.
+            say(f'the mmcv in .venv has no working {ops} ops: replacing it')
+        key = setup_mmcv.wheel_key(version, torch, ops)
+        folder = self.wheels / key
+        wheel = setup_mmcv.find_wheel(folder)
+        if wheel is not None and self.install_wheel(wheel, ops):
+            say(f'the wheel in {folder} does not work any more: building it anew')
+            wheel.unlink()
+            wheel = None
+        if wheel is None:
+            wheel = setup_mmcv.build_wheel(
+                self.python, version, ops, self.build / key, folder, self.build
+            )
+            failure = self.install_wheel(wheel, ops)
+            if failure:
+                raise SetupError(f'mmcv was built, but its ops do not work: {failure}')
+
+    def install_wheel(self, wheel: Path, ops: str) -> str:
+        """Install the mmcv `wheel` and return what is wrong with its ops, or ''."""
+        arguments = ('--no-deps', '--force-reinstall', str(wheel))
+        self.pip.install(f'installing {wheel.name}', arguments, total=1)
+        return setup_mmcv.check_ops(self.python, ops)
+
+    def install_mmlit(self) -> None:
+        """Install mmlit itself, so that edits take effect at once."""
+        # compat: a plain path entry, which tools that look for folders understand.
+        mode = ('--config-settings', 'editable_mode=compat')
+        arguments = ('--no-deps', '--no-build-isolation', *mode, '-e', str(self.root))
+        self.pip.install('installing mmlit', arguments, total=1)
+
+    def check(self) -> None:
+        """Run `pip check`, explain the line that is expected, fail on any other."""
+        explain_check(pip_check(self.python))
+
+
+def explain_check(output: str) -> None:
+    """Say what the output of `pip check` means; raise if it names a real problem."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    problems = [line for line in lines if not EXPECTED_CHECK.fullmatch(line)]
+    if problems == ['No broken requirements found.']:
+        return
+    if problems:
+        raise SetupError(
+            '`pip check` finds packages that do not fit together:\n    '
+            + '\n    '.join(problems)
+            + '\nDelete .venv and run the same command again; if that does not help, '
+            'a pin in requirements/ is wrong.'
+        )
+    say(f'pip check says: {" ".join(lines)}')
+    say(
+        'That is as it should be: mmengine asks for OpenCV under the name '
+        'opencv-python, and here it is opencv-python-headless, the same OpenCV without '
+        'windows. Installing both would make them overwrite each other.'
+    )
