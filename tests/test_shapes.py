@@ -123,7 +123,7 @@ def test_every_object_can_be_told_from_its_surroundings():
         _, mask = objects[-1]
         around = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7))).astype(bool) & ~mask
         change = image[mask].mean(axis=0) - image[around].mean(axis=0)
-        assert np.linalg.norm(change) > 25
+        assert np.linalg.norm(change) > 45
 
 
 def test_fill_covers_pixels_by_fractions_and_leaves_holes():

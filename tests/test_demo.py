@@ -1,0 +1,405 @@
+"""The main job: its bookkeeping, its pictures, and which tools it calls when."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+TOOLS = Path(__file__).resolve().parents[1] / 'tools'
+sys.path.insert(0, str(TOOLS))
+
+import demo  # noqa: E402
+import demo_pictures as pictures  # noqa: E402
+import demo_records as records  # noqa: E402
+from make_shapes import ensure_shapes  # noqa: E402
+
+NAMES = ['circle', 'square', 'triangle', 'star', 'ring']
+
+
+def write_scalars(folder, lines):
+    path = folder / 'vis_data' / 'scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text('\n'.join(lines))
+
+
+def loss_line(step, epoch, loss):
+    return json.dumps({'loss': loss, 'epoch': epoch, 'iter': step, 'step': step})
+
+
+def ap_line(epoch, box, mask):
+    return json.dumps({records.BOX_AP: box, records.MASK_AP: mask, 'step': epoch})
+
+
+def test_history_joins_a_stopped_and_a_resumed_run(tmp_path):
+    write_scalars(
+        tmp_path / '20200101_000000',
+        [
+            *(loss_line(i, 1, 9.0) for i in (10, 20)),
+            ap_line(1, 0.1, 0.2),
+            loss_line(35, 2, 99.0),
+            '{"loss": 1.0, "ep',
+        ],
+    )
+    write_scalars(
+        tmp_path / '20200101_010000',
+        [*(loss_line(i, 2, 5.0) for i in (35, 45)), '{"time": 1.0, "step": 2}'],
+    )
+    history = records.read_history(tmp_path)
+    # 45 iterations in under two epochs: an epoch has 23, as far as the log can tell.
+    assert history.loss == [(10 / 23, 9), (20 / 23, 9), (35 / 23, 5), (45 / 23, 5)]
+    assert history.box_ap == [(1, 0.1), (2, 0.0)]
+    assert history.mask_ap == [(1, 0.2), (2, 0.0)]
+
+
+def test_metrics_are_those_of_the_latest_test_run(tmp_path):
+    with pytest.raises(records.DemoError, match='holds no metrics'):
+        records.read_metrics(tmp_path)
+    for name, value in (('20200101_000000', 0.1), ('20200101_000001', 0.3)):
+        (tmp_path / name).mkdir()
+        metrics = {records.BOX_AP: value, 'coco/ring_precision': 0.5}
+        (tmp_path / name / f'{name}.json').write_text(json.dumps(metrics))
+        (tmp_path / name / 'zzz.json').write_text('{}')
+    metrics = records.read_metrics(tmp_path)
+    assert metrics[records.BOX_AP] == 0.3
+    assert records.category_ap(metrics, NAMES) == {'ring': 0.5}
+
+
+def leave_checkpoint(work_dir, epoch, config='same'):
+    records.note_config(work_dir, config)
+    path = work_dir / f'epoch_{epoch}.pth'
+    path.touch()
+    (work_dir / 'last_checkpoint').write_text(f'/where/it/was/once/{path.name}')
+    return path
+
+
+def test_plan_starts_resumes_and_ends(tmp_path):
+    assert records.plan_training(tmp_path / 'none', 'same', 3) == ('start', None)
+    path = leave_checkpoint(tmp_path, 2)
+    assert records.plan_training(tmp_path, 'same', 3) == ('resume', path)
+    assert records.plan_training(tmp_path, 'same', 2) == ('finished', path)
+    assert records.plan_training(tmp_path, 'same', 1) == ('changed', None)
+    assert records.plan_training(tmp_path, 'other', 3) == ('changed', None)
+    # A later file that is not noted was cut short; a noted one may have been removed.
+    (tmp_path / 'epoch_3.pth').touch()
+    assert records.plan_training(tmp_path, 'same', 3) == ('resume', path)
+    path.unlink()
+    assert records.plan_training(tmp_path, 'same', 3) == ('start', None)
+    (tmp_path / 'iter_2.pth').touch()
+    (tmp_path / 'last_checkpoint').write_text('iter_2.pth')
+    assert records.plan_training(tmp_path, 'same', 2) == ('start', None)
+
+
+def test_fingerprint_follows_the_config_not_the_place():
+    def of(root, lr, epochs=2):
+        config = Config({'data_root': f'{root}/data', 'lr': lr})
+        return records.fingerprint(config, epochs, Path(root))
+
+    assert of('/a', 1) == of('/b/c', 1)
+    assert len({of('/a', 1), of('/a', 2), of('/a', 1, epochs=3)}) == 3
+
+
+def test_only_the_demo_s_own_folder_is_emptied(tmp_path):
+    (tmp_path / 'thesis.txt').touch()
+    with pytest.raises(records.DemoError, match='the demo did not write'):
+        records.remove_run(tmp_path)
+    records.note_config(tmp_path, 'any')
+    records.remove_run(tmp_path)
+    assert not tmp_path.exists()
+    records.remove_run(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    out = tmp_path_factory.mktemp('data') / 'shapes'
+    return ensure_shapes(out, train=1, val=5, seed=2, progress=False)
+
+
+def write_results(shapes, path):
+    """Results in the form of `test.py --out`: the truth, each object found twice, the
+    second time with a low score."""
+    coco = COCO(str(shapes / 'annotations' / 'val.json'))
+    results = []
+    for image_id, image in coco.imgs.items():
+        items = coco.imgToAnns[image_id]
+        x, y, width, height = np.array([item['bbox'] for item in items]).T
+        scores = np.linspace(0.9, 0.6, len(items))
+        found = {
+            'bboxes': np.tile(np.stack([x, y, x + width, y + height], 1), (2, 1)),
+            'labels': np.tile([item['category_id'] - 1 for item in items], 2),
+            'scores': np.concatenate([scores, scores - 0.55]),
+            'masks': [
+                coco_mask.encode(np.asfortranarray(coco.annToMask(item)))
+                for item in items * 2
+            ],
+        }
+        path_of_image = str(shapes / 'val' / image['file_name'])
+        results.append(
+            {'img_id': image_id, 'img_path': path_of_image, 'pred_instances': found}
+        )
+    path.write_bytes(pickle.dumps(results))
+
+
+def test_truth_and_certain_predictions_are_read(shapes, tmp_path):
+    write_results(shapes, tmp_path / 'results.pkl')
+    annotations = shapes / 'annotations' / 'val.json'
+    read, names = pictures.read_comparisons(annotations, tmp_path / 'results.pkl', 3)
+    assert names == NAMES
+    assert len(read) == 3
+    for comparison, number in zip(read, (1, 3, 5)):
+        image = cv2.imread(str(shapes / 'val' / f'{number:06d}.jpg'))
+        assert (comparison.image == image[..., ::-1]).all()
+        truth, found = comparison.truth, comparison.found
+        assert len(truth.boxes) > 0
+        for name in ('boxes', 'labels', 'masks'):
+            assert (getattr(truth, name) == getattr(found, name)).all()
+        assert truth.scores is None
+        assert (found.scores >= 0.5).all()
+
+
+def near(image, colour, tolerance=12):
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (5, 3, 1)])
+    return (np.abs(image.astype(int) - wanted).max(axis=2) <= tolerance).sum()
+
+
+def test_picture_shows_truth_left_and_prediction_right(tmp_path):
+    empty = np.zeros((0, 80, 80), bool)
+    mask = np.zeros((1, 80, 80), bool)
+    mask[0, 20:60, 30:70] = True
+    box = np.array([[30, 20, 70, 60]])
+    nothing = pictures.Instances(np.zeros((0, 4)), np.zeros(0, int), empty)
+    truth = pictures.Instances(box, np.array([1]), mask)
+    found = pictures.Instances(box, np.array([2]), mask, np.array([0.75]))
+    black = np.zeros((80, 80, 3), np.uint8)
+    pairs = [pictures.Comparison(black, truth, found)] * 2
+    pairs.append(pictures.Comparison(black, nothing, nothing))
+    path = tmp_path / 'new' / 'predictions.png'
+    pictures.draw_comparisons(pairs, NAMES, 'a title', path)
+    drawn = cv2.imread(str(path))
+    assert drawn.shape == (round((2 * 3.25 + 0.9) * 110), 13 * 110, 3)
+    upper, lower = np.array_split(drawn, 2)
+    columns = np.array_split(upper, 4, axis=1)
+    square, triangle = pictures.COLOURS[1:3]
+    for index, column in enumerate(columns):
+        left = index % 2 == 0
+        assert (near(column, square) > 300) == left
+        assert (near(column, triangle) > 300) == (not left)
+    assert near(lower, square) == near(lower, triangle) == 0
+
+
+def test_curves_are_drawn_with_much_little_and_no_history(tmp_path):
+    losses = [(i / 10, 2 - i / 100) for i in range(1, 100)]
+    aps = [(e, e / 20) for e in range(1, 10)]
+    inks = []
+    for number, history in enumerate(
+        (
+            records.History(),
+            records.History([(0.5, 2.0)], [(1, 0.0)], [(1, 0.1)]),
+            records.History(losses, aps, aps),
+        )
+    ):
+        path = tmp_path / f'{number}.png'
+        pictures.draw_history(history, 0.4, 'a title', path)
+        drawn = cv2.imread(str(path))
+        assert drawn.shape == (495, 1320, 3)
+        inks.append(near(drawn, pictures.COLOURS[5]) + near(drawn, pictures.COLOURS[6]))
+    assert inks[0] < inks[1] < inks[2]
+
+
+def test_smoothing_keeps_constants_and_length():
+    assert pictures.smooth(np.full(20, 3.0)) == pytest.approx(np.full(20, 3.0))
+    assert pictures.smooth(np.array([1.0, 2, 3]), width=3) == pytest.approx(
+        [1.5, 2, 2.5]
+    )
+    assert len(pictures.smooth(np.zeros(2))) == 2
+
+
+@pytest.mark.parametrize(
+    ('gpu', 'built_for', 'words', 'environment'),
+    [
+        (False, '12.6', 'the CPU, with', {}),
+        (True, 'not available', 'built without CUDA', {'CUDA_VISIBLE_DEVICES': ''}),
+        (True, '12.6', 'the GPU Fast One', {}),
+    ],
+)
+def test_device_is_a_gpu_only_with_ops_for_it(
+    monkeypatch, gpu, built_for, words, environment
+):
+    ops = pytest.importorskip('mmcv.ops')
+    monkeypatch.setattr(ops, 'get_compiling_cuda_version', lambda: built_for)
+    monkeypatch.setattr(demo.torch.cuda, 'is_available', lambda: gpu)
+    monkeypatch.setattr(demo.torch.cuda, 'get_device_name', lambda _: 'Fast One')
+    sentence, given = demo.choose_device()
+    assert words in sentence
+    assert given == environment
+
+
+@pytest.fixture
+def calls(shapes, tmp_path, monkeypatch):
+    """Stands in for the two tools: leaves the files that they leave, learns nothing."""
+    made = []
+
+    def run(command, environment):
+        command = [str(part) for part in command]
+        made.append(command)
+        work_dir = Path(command[command.index('--work-dir') + 1])
+        if command[0] == 'tools/train.py':
+            epochs = 4
+            for option in command:
+                if option.startswith('train_cfg.max_epochs='):
+                    epochs = int(option.rpartition('=')[2])
+            path = work_dir / f'epoch_{epochs}.pth'
+            path.touch()
+            (work_dir / 'last_checkpoint').write_text(str(path))
+        else:
+            assert Path(command[2]).is_file()
+            write_results(shapes, Path(command[command.index('--out') + 1]))
+            metrics = {records.BOX_AP: 0.5, records.MASK_AP: 0.45}
+            (work_dir / 'now').mkdir(parents=True)
+            (work_dir / 'now' / 'now.json').write_text(json.dumps(metrics))
+
+    monkeypatch.setattr(demo, '_run_tool', run)
+    monkeypatch.setattr(demo, 'choose_device', lambda: ('a device', {}))
+    monkeypatch.setattr(demo.signal, 'signal', lambda *_: None)
+    return made
+
+
+@pytest.fixture
+def arguments(shapes, tmp_path):
+    config = tmp_path / 'config.py'
+    parameters = {'out': str(shapes), 'train': 1, 'val': 5, 'size': 160, 'seed': 2}
+    config.write_text(
+        f'shapes = {parameters}\ntrain_cfg = dict(max_epochs=4, val_interval=2)\n'
+    )
+    return [str(config), '--out', str(tmp_path / 'work')]
+
+
+def test_demo_trains_once_evaluates_and_draws(calls, arguments, tmp_path, capsys):
+    demo.main(arguments)
+    work = tmp_path / 'work'
+    assert [command[0] for command in calls] == ['tools/train.py', 'tools/test.py']
+    assert '--resume' not in calls[0]
+    assert '--cfg-options' not in calls[0]
+    assert calls[1][2] == str(work / 'epoch_4.pth')
+    said = capsys.readouterr().out
+    for expected in ('a device', 'predictions.png', 'curves.png', 'box AP 0.500'):
+        assert expected in said
+    for name in ('predictions.png', 'curves.png'):
+        assert cv2.imread(str(work / name)).std() > 10
+
+    (work / 'predictions.png').unlink()
+    demo.main(arguments)
+    assert [command[0] for command in calls[2:]] == ['tools/test.py']
+    assert (work / 'predictions.png').exists()
+
+
+@pytest.mark.usefixtures('undrawn')
+def test_fresh_trains_again(calls, arguments, tmp_path):
+    for _ in range(2):
+        demo.main(arguments)
+    (tmp_path / 'work' / 'mark').touch()
+    demo.main([*arguments, '--fresh'])
+    assert not (tmp_path / 'work' / 'mark').exists()
+    assert [command[0] for command in calls[3:]] == ['tools/train.py', 'tools/test.py']
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves out the pictures, which take most of the time."""
+    monkeypatch.setattr(demo, 'draw_comparisons', lambda *_: None)
+    monkeypatch.setattr(demo, 'draw_history', lambda *_: None)
+
+
+@pytest.mark.usefixtures('undrawn')
+def test_demo_resumes_where_it_stopped(calls, arguments, tmp_path):
+    work = tmp_path / 'work'
+    wanted = records.fingerprint(Config.fromfile(arguments[0]), 4, demo.ROOT)
+    checkpoint = leave_checkpoint(work, 2, wanted)
+    demo.main(arguments)
+    assert calls[0][calls[0].index('--resume') + 1] == str(checkpoint)
+
+    shutil.rmtree(work)
+    leave_checkpoint(work, 2, 'another config')
+    demo.main(arguments)
+    assert '--resume' not in calls[2]
+    assert not (work / 'epoch_2.pth').exists()
+
+
+@pytest.mark.usefixtures('undrawn')
+def test_demo_takes_another_number_of_epochs(calls, arguments):
+    demo.main([*arguments, '--epochs', '1'])
+    assert calls[0][-2:] == ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+    assert calls[1][2].endswith('epoch_1.pth')
+
+
+@pytest.mark.usefixtures('undrawn')
+def test_demo_fails_below_the_goal(calls, arguments):
+    with pytest.raises(SystemExit, match='mask AP 0.450: below the 0.48 that both'):
+        demo.main([*arguments, '--min-ap', '0.48'])
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='telling two demos apart needs POSIX')
+def test_a_second_demo_in_the_same_folder_is_refused(calls, arguments, tmp_path):
+    with demo._one_demo_in(tmp_path / 'work'), pytest.raises(
+        SystemExit, match='another demo is running in'
+    ):
+        demo.main(arguments)
+    assert not calls
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='telling two demos apart needs POSIX')
+def test_a_training_that_outlives_its_demo_keeps_the_folder(tmp_path, monkeypatch):
+    children = []
+
+    def start(command, **options):
+        sleep = 'import time; time.sleep(60)'
+        del options['env']
+        children.append(subprocess.Popen([sys.executable, '-c', sleep], **options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo.subprocess, 'run', start)
+    with pytest.raises(KeyboardInterrupt), demo._one_demo_in(tmp_path / 'work'):
+        demo._run_tool(['tools/train.py'], {})
+    try:
+        with pytest.raises(records.DemoError, match='another demo is running'):
+            demo._one_demo_in(tmp_path / 'work').__enter__()
+    finally:
+        children[0].kill()
+        children[0].wait(timeout=60)
+    with demo._one_demo_in(tmp_path / 'work'):
+        pass
+
+
+def test_a_failing_tool_ends_the_demo_with_its_name(arguments, monkeypatch):
+    monkeypatch.setattr(demo, 'choose_device', lambda: ('a device', {}))
+    monkeypatch.setattr(demo.signal, 'signal', lambda *_: None)
+    monkeypatch.setattr(demo.sys, 'executable', shutil.which('false'))
+    with pytest.raises(SystemExit, match='tools/train.py ended with status 1'):
+        demo.main(arguments)
+
+
+def test_data_of_other_parameters_end_the_demo(calls, arguments):
+    config = Path(arguments[0])
+    config.write_text(config.read_text().replace("'seed': 2", "'seed': 3"))
+    with pytest.raises(SystemExit, match='seed=2, but wanted is seed=3'):
+        demo.main(arguments)
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [(['--epochs', '0'], 'at least 1, got 0'), (['--min-ap', '40'], 'to 1, got 40')],
+)
+def test_wrong_options_are_named(options, words, capsys):
+    with pytest.raises(SystemExit):
+        demo.main(options)
+    assert words in capsys.readouterr().err

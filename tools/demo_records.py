@@ -1,0 +1,154 @@
+"""What a training or test run of mmengine left in its work directory, read back.
+
+Only the machine-readable files are read (`scalars.json`, the metrics' json, the name
+of the last checkpoint), never the text log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmengine.config import Config
+
+BOX_AP = 'coco/bbox_mAP'
+MASK_AP = 'coco/segm_mAP'
+# The demo's own note in a work directory: what config the run there has.
+NOTE = 'demo.json'
+
+
+class DemoError(Exception):
+    """Something the user can mend; its text says what."""
+
+
+@dataclass
+class History:
+    """The course of a training run: (epoch, value) pairs in the order of epochs."""
+
+    loss: list[tuple[float, float]] = field(default_factory=list)
+    box_ap: list[tuple[float, float]] = field(default_factory=list)
+    mask_ap: list[tuple[float, float]] = field(default_factory=list)
+
+
+def read_history(work_dir: Path) -> History:
+    """Reads the scalars of a run that may have been stopped and resumed."""
+    losses, metrics = {}, {}
+    # Each start writes a folder named after its time: a resumed run's later records
+    # replace those of the same step that were made before the stop.
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for record in _records(path):
+            if 'loss' in record:
+                losses[record['step']] = record
+            else:
+                metrics[record['step']] = record
+    # Iteration i of epoch e satisfies i <= e * length: the largest i / e, rounded up,
+    # is the number of iterations an epoch has.
+    length = math.ceil(max((i / r['epoch'] for i, r in losses.items()), default=1))
+    return History(
+        loss=[(step / length, r['loss']) for step, r in sorted(losses.items())],
+        # A detector that finds nothing at all has no AP in its record: that is 0.
+        box_ap=[(step, r.get(BOX_AP, 0.0)) for step, r in sorted(metrics.items())],
+        mask_ap=[(step, r.get(MASK_AP, 0.0)) for step, r in sorted(metrics.items())],
+    )
+
+
+def _records(path: Path) -> list[dict]:
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            # A run that was killed while it wrote leaves half a line.
+            continue
+        if isinstance(record, dict) and 'step' in record:
+            records.append(record)
+    return records
+
+
+def read_metrics(work_dir: Path) -> dict[str, float]:
+    """The metrics of the latest test run in a work directory."""
+    paths = sorted(p for p in work_dir.glob('*/*.json') if p.stem == p.parent.name)
+    if not paths:
+        raise DemoError(
+            f'{work_dir} holds no metrics (<time>/<time>.json): the test run that '
+            'should have written them did not end well'
+        )
+    return json.loads(paths[-1].read_text())
+
+
+def category_ap(metrics: dict[str, float], names: list[str]) -> dict[str, float]:
+    """The mask AP of each category, as far as the metrics hold it.
+
+    The metric keeps one figure a category, that of the type evaluated last: masks.
+    """
+    keys = {name: f'coco/{name}_precision' for name in names}
+    return {name: metrics[key] for name, key in keys.items() if key in metrics}
+
+
+def last_checkpoint(work_dir: Path) -> tuple[Path, int] | None:
+    """The last checkpoint that was written whole, and its epoch; None without one.
+
+    mmengine notes a checkpoint's name once it is written, so a file cut short by a kill
+    is never taken. The note holds a full path: only its name is used, for the folder
+    may have been moved.
+    """
+    try:
+        noted = (work_dir / 'last_checkpoint').read_text().strip()
+    except FileNotFoundError:
+        return None
+    path = work_dir / Path(noted).name
+    kind, _, number = path.stem.partition('_')
+    if not path.is_file() or kind != 'epoch' or not number.isdecimal():
+        return None
+    return path, int(number)
+
+
+def plan_training(work_dir: Path, wanted: str, epochs: int) -> tuple[str, Path | None]:
+    """Decides how to go on in a work directory that an earlier run may have left.
+
+    Returns:
+        'start', 'resume', 'finished' or 'changed' (the earlier run had another config),
+        and the checkpoint to resume from or to evaluate.
+    """
+    found = last_checkpoint(work_dir)
+    if found is None:
+        return 'start', None
+    checkpoint, epoch = found
+    if _noted_config(work_dir) != wanted or epoch > epochs:
+        return 'changed', None
+    return ('finished' if epoch == epochs else 'resume'), checkpoint
+
+
+def fingerprint(config: Config, epochs: int, root: Path) -> str:
+    """Tells configs apart; the same wherever the repository at `root` lies."""
+    text = json.dumps([config.to_dict(), epochs], sort_keys=True, default=str)
+    return hashlib.sha256(text.replace(str(root), '').encode()).hexdigest()
+
+
+def note_config(work_dir: Path, config_fingerprint: str) -> None:
+    """Notes which config is trained in a work directory."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    (work_dir / NOTE).write_text(json.dumps({'config': config_fingerprint}))
+
+
+def _noted_config(work_dir: Path) -> str | None:
+    try:
+        return json.loads((work_dir / NOTE).read_text())['config']
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def remove_run(work_dir: Path) -> None:
+    """Removes a work directory, if it is the demo's."""
+    if not work_dir.exists():
+        return
+    if any(work_dir.iterdir()) and not (work_dir / NOTE).exists():
+        raise DemoError(
+            f'{work_dir} holds something that the demo did not write (no {NOTE}), so '
+            'it is not emptied; give another --out'
+        )
+    shutil.rmtree(work_dir)
