@@ -1,0 +1,120 @@
+"""What `train.py` and `test.py` share: options, config, data, runner.
+
+Both serve detection and segmentation: which of the two a config is for is its
+`default_scope`, 'mmdet' or 'mmseg'.
+"""
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+from mmengine.config import Config, DictAction
+
+# The extra of mmlit that installs each scope's package.
+EXTRAS = {'mmdet': 'det', 'mmseg': 'seg'}
+
+
+def stop(message: str) -> NoReturn:
+    """Ends the program with one line instead of a traceback."""
+    sys.exit(f'{Path(sys.argv[0]).name}: {message}')
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that training and testing share, as mmdet's users know them."""
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs and checkpoints (default: the one of the config, else '
+        'work_dirs/<name of the config> in the current folder)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings that replace those of the config, for example '
+        'train_cfg.max_epochs=2 model.backbone.init_cfg=None; write a list as '
+        'key="[a,b]" without white space',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes of a distributed run',
+    )
+    # torch's launchers give one spelling or the other, by their version.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+
+
+def check_file(path: str, what: str) -> None:
+    """Stops where `path` is neither a file nor an address such as https://..."""
+    if '://' not in path and not Path(path).is_file():
+        stop(f'{what} {path} does not exist (seen from {os.getcwd()})')
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Reads the config with the command line's settings, and makes its data."""
+    check_file(args.config, 'config')
+    # mmengine finds the device of a process by this variable.
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    config = Config.fromfile(args.config)
+    config.launcher = args.launcher
+    if args.cfg_options is not None:
+        config.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        config.work_dir = args.work_dir
+    elif config.get('work_dir') is None:
+        config.work_dir = os.path.join('work_dirs', Path(args.config).stem)
+    import_scope(config)
+    return config
+
+
+def import_scope(config: Config) -> None:
+    """Registers LIT and the modules of the config's scope.
+
+    So a config without `custom_imports` works too, and a missing package is told
+    before mmengine stumbles over the first name that it cannot find.
+    """
+    import mmlit  # noqa: F401
+
+    scope = config.get('default_scope')
+    if scope not in EXTRAS:
+        return
+    if find_spec(scope) is None:
+        stop(
+            f'the config is for {scope} (its default_scope), which is not installed: '
+            f'pip install "mmlit[{EXTRAS[scope]}]"'
+        )
+    # Runner sets the scope itself.
+    import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
+
+
+def make_data(config: Config) -> None:
+    """Draws the data of a config with `shapes = dict(out=..., train=..., ...)`.
+
+    Only where it is missing, and once, however many processes ask for it.
+    """
+    if config.get('shapes') is None:
+        return
+    from make_shapes import ensure_shapes
+
+    try:
+        ensure_shapes(**config.shapes.to_dict())
+    except ValueError as error:
+        stop(f'shapes={config.shapes.to_dict()} of the config: {error}')
+
+
+def build_runner(config: Config):
+    """Builds the config's Runner, or the class that `runner_type` names."""
+    # mmengine's runner takes seconds to import; a mistake on the command line, none.
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    if 'runner_type' in config:
+        return RUNNERS.build(config)
+    return Runner.from_cfg(config)

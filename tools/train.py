@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Trains a detector or segmentor from a config.
+
+    python tools/train.py configs/detection/mask-rcnn_lit-ti_fpn_1x_coco.py
+
+The options are those of mmdet's and mmseg's own `tools/train.py`.
+"""
+
+import argparse
+
+from common import (
+    add_common_options,
+    build_runner,
+    check_file,
+    load_config,
+    make_data,
+    stop,
+)
+from mmengine.config import Config
+
+
+def main() -> None:
+    """Trains what the command line asks for."""
+    args = parse_args()
+    if args.resume not in (None, 'auto'):
+        check_file(args.resume, 'the checkpoint to resume from,')
+    config = load_config(args)
+    if args.amp:
+        use_amp(config)
+    if args.auto_scale_lr:
+        scale_lr(config)
+    if args.resume is not None:
+        config.resume = True
+        config.load_from = None if args.resume == 'auto' else args.resume
+    make_data(config)
+    build_runner(config).train()
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description='Train a detector or segmentor.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='go on from this checkpoint, or, without a path, from the latest one in '
+        'the work folder',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='train in mixed precision with dynamic loss scaling (needs a GPU)',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the total batch size over '
+        'auto_scale_lr.base_batch_size of the config',
+    )
+    add_common_options(parser)
+    return parser.parse_args()
+
+
+def use_amp(config: Config) -> None:
+    """Turns the config's optimizer wrapper into mmengine's one for mixed precision."""
+    from mmengine.device import get_device
+
+    if get_device() == 'cpu':
+        stop(
+            '--amp needs a GPU, and there is none here: mmengine does not train in '
+            'mixed precision on the CPU. Leave --amp out'
+        )
+    kind = config.optim_wrapper.get('type', 'OptimWrapper')
+    if kind == 'AmpOptimWrapper':
+        return  # The config has chosen its loss scale already.
+    if kind != 'OptimWrapper':
+        stop(
+            f'--amp replaces optim_wrapper.type OptimWrapper, and the config has {kind}'
+        )
+    config.optim_wrapper.type = 'AmpOptimWrapper'
+    config.optim_wrapper.loss_scale = 'dynamic'
+
+
+def scale_lr(config: Config) -> None:
+    """Switches on mmengine's scaling of the learning rate."""
+    if config.get('auto_scale_lr', {}).get('base_batch_size') is None:
+        stop(
+            '--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=N) in the '
+            'config, N being the total batch size that its learning rate is meant for'
+        )
+    config.auto_scale_lr.enable = True
+
+
+if __name__ == '__main__':
+    main()
