@@ -41,7 +41,8 @@ class Progress:
         self.what = what
         self.started = time.monotonic()
         self.status: Optional[Status] = None
-        self.first: Optional[Tuple[float, int]] = None
+        # When the present count began: pip counts packages, then megabytes.
+        self.counting_since = self.changed = self.started
         self.live = sys.stdout.isatty()
         self.interval = 0.5 if self.live else 20.0
         self.printed = self.started
@@ -51,9 +52,9 @@ class Progress:
         """Take in a new status, if there is one, and show it when it is time to."""
         now = time.monotonic()
         if status is not None:
-            if self.first is None or self.status and self.status[1] != status[1]:
-                self.first = (now, status[0])  # Another count began: so does the ETA.
-            self.status = status
+            if self.status is not None and self.status[1] != status[1]:
+                self.counting_since = self.changed
+            self.status, self.changed = status, now
         if now - self.printed >= self.interval:
             self.printed = now
             self.show(self.text(now))
@@ -61,13 +62,12 @@ class Progress:
     def text(self, now: float) -> str:
         """Return the line as of the time `now`."""
         elapsed = duration(now - self.started)
-        if self.status is None or self.first is None:
+        if self.status is None:
             return f'{self.what}: {elapsed} elapsed'
         done, total, what = self.status
-        since, before = self.first
         left = ''
-        if done > before:
-            rate = (now - since) / (done - before)
+        if 0 < done < total:
+            rate = (self.changed - self.counting_since) / done
             left = f', about {duration(rate * (total - done))} left'
         return f'{self.what} [{done}/{total}] {what}: {elapsed} elapsed{left}'
 

@@ -56,14 +56,14 @@ class Setup:
         self.site = self.venv / 'lib' / version / 'site-packages'
         self.pip = Pip(self.python, self.build)
         self.device = setup_torch.choose_device()
-        # In order: each relies on those before it. mmcv comes after the stack, since
-        # its metadata asks for opencv-python where no OpenCV is found.
+        # In order: torch needs the stack to be imported, and mmcv needs both (its
+        # metadata asks for opencv-python where no OpenCV is found).
         self.steps: Dict[str, Callable[[], None]] = {
             'venv': self.make_venv,
             'build': self.install_build,
-            'torch': self.install_torch,
             'stack': self.install_stack,
             'test': self.install_test,
+            'torch': self.install_torch,
             'mmcv': self.install_mmcv,
             'mmlit': self.install_mmlit,
             'check': self.check,

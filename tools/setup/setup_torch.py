@@ -57,12 +57,12 @@ def install(pip: Pip, device: str, version: str, constraints: Path) -> None:
     if device == 'cuda':
         say('torch comes with CUDA for the NVIDIA GPU: several GB to download')
         options = ('--force-reinstall', '-c', str(constraints), *PROGRESS)
-        pip.install(f'installing {requirement}', (*options, requirement))
+        pip.install(f'installing {requirement}', (*options, requirement), total=1)
     elif sys.platform.startswith('linux'):
         install_cpu(pip, requirement)
     else:  # macOS and Windows have one build only, without CUDA.
         options = ('--force-reinstall', '--no-deps', *PROGRESS)
-        pip.install(f'installing {requirement}', (*options, requirement))
+        pip.install(f'installing {requirement}', (*options, requirement), total=1)
 
 
 def install_cpu(pip: Pip, requirement: str) -> None:
@@ -72,13 +72,13 @@ def install_cpu(pip: Pip, requirement: str) -> None:
     configuration offers none.
     """
     wanted = ('--no-deps', '--force-reinstall', *PROGRESS, f'{requirement}+cpu')
-    if pip.try_install('installing torch (CPU) from the configured index', wanted):
+    if pip.try_install('installing torch (CPU) from the configured index', wanted, 1):
         return
     say(f"not there; trying PyTorch's own index, {CPU_INDEX} (200 MB)")
     # An index out of reach answers late or never: two attempts of 15 s, then we know.
     patience = ('--timeout', '15', '--retries', '1', '--index-url', CPU_INDEX)
     what = "installing torch (CPU) from PyTorch's index"
-    if pip.try_install(what, (*patience, *wanted)):
+    if pip.try_install(what, (*patience, *wanted), 1):
         return
     raise SetupError(
         f'no CPU build of {requirement} was found: neither the index that pip is '
