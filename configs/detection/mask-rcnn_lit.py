@@ -1,0 +1,29 @@
+"""Parent of the Mask R-CNN configs: what all archs share. Not to be trained itself.
+
+Recipe (the authors'): AdamW 2e-4, weight decay 1e-4, 12 epochs, batch 16 in total
+(8 GPUs x 2), 1333x800, steps at 8 and 11, warm-up of 500 iterations, no clipping.
+Norms and bias tables are not decayed (tiny: everything is).
+All but the optimizer is what mmdet's bases say already.
+"""
+
+_base_ = [
+    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    'mmdet::_base_/datasets/coco_instance.py',
+    'mmdet::_base_/schedules/schedule_1x.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmlit'], allow_failed_imports=False)
+
+model = dict(
+    backbone=dict(_delete_=True, type='LIT', out_indices=(0, 1, 2, 3)),
+    neck=dict(num_outs=5),
+)
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4),
+    paramwise_cfg=dict(
+        custom_keys={
+            'norm': dict(decay_mult=0.0),
+            'relative_position_bias_table': dict(decay_mult=0.0),
+        }
+    ),
+)

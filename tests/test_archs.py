@@ -1,0 +1,54 @@
+"""The table of architectures and the refusal of anything that is none."""
+
+import dataclasses
+
+import pytest
+
+from mmlit.archs import ARCHS, resolve_arch
+
+SMALL = dataclasses.asdict(ARCHS['small'])
+
+
+def test_names_and_dicts_give_the_same_arch():
+    assert list(ARCHS) == ['tiny', 'small', 'medium', 'base']
+    assert resolve_arch(SMALL) == resolve_arch('small') == ARCHS['small']
+    # mmengine's configs turn tuples into lists
+    as_lists = {k: list(v) if isinstance(v, tuple) else v for k, v in SMALL.items()}
+    assert resolve_arch(as_lists) == ARCHS['small']
+
+
+@pytest.mark.parametrize(
+    ('change', 'error', 'message'),
+    [
+        (dict(embed_dims=(96, 192, 384)), ValueError, r'embed_dims=\(96, 192, 384\)'),
+        (dict(depths=(2, 2, 6, 2, 2)), ValueError, 'depths=.*5 entries.*4 stages'),
+        (dict(num_heads=(3, 6, 11, 24)), ValueError, r'num_heads\[2\]=11 .*384'),
+        (dict(num_heads=(3, 6, 12, '24')), TypeError, "num_heads=.*'24'"),
+        (dict(mlp_ratios=(4, 4, 0, 4)), ValueError, 'mlp_ratios='),
+        (dict(depths=4), TypeError, 'depths=4'),
+        (dict(pos_embed='rotary'), ValueError, "pos_embed='rotary'"),
+        (dict(norm_eps=0.0), ValueError, 'norm_eps=0.0'),
+        (dict(drop_path_rate=1.0), ValueError, 'drop_path_rate=1.0'),
+        (dict(mlp_ratio=4), ValueError, r"unknown keys \['mlp_ratio'\]"),
+    ],
+)
+def test_bad_fields_are_named(change, error, message):
+    with pytest.raises(error, match=message):
+        resolve_arch({**SMALL, **change})
+
+
+def test_missing_fields_are_named():
+    without = {k: v for k, v in SMALL.items() if k != 'depths'}
+    with pytest.raises(ValueError, match=r"missing keys \['depths'\]"):
+        resolve_arch(without)
+
+
+@pytest.mark.parametrize('arch', ['tyni', 'Small', ''])
+def test_unknown_name_lists_the_valid_ones(arch):
+    with pytest.raises(ValueError, match=f'{arch!r}.*tiny, small, medium, base'):
+        resolve_arch(arch)
+
+
+def test_neither_name_nor_dict():
+    with pytest.raises(TypeError, match='arch=3'):
+        resolve_arch(3)

@@ -1,0 +1,93 @@
+"""Bias tables and embeddings: lookup, resizing, sizes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmlit.position import (
+    AbsolutePosition,
+    RelativePositionBias,
+    dense_bias,
+    reference_grid,
+    resize_bias_table,
+)
+
+
+@pytest.mark.parametrize('grid', [(1, 1), (1, 5), (4, 3), (6, 6)])
+def test_dense_bias_is_the_lookup(grid):
+    height, width = grid
+    table = torch.randn(2, 2 * height - 1, 2 * width - 1)
+    bias = dense_bias(table)
+    assert bias.shape == (2, height * width, height * width)
+    for y1 in range(height):
+        for x1 in range(width):
+            for y2 in range(height):
+                for x2 in range(width):
+                    expected = table[:, y1 - y2 + height - 1, x1 - x2 + width - 1]
+                    actual = bias[:, y1 * width + x1, y2 * width + x2]
+                    assert torch.equal(actual, expected)
+
+
+def test_dense_bias_gradient():
+    table = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(dense_bias, table)
+
+
+@pytest.mark.parametrize(
+    ('img_size', 'grids'),
+    [
+        ((800, 800), [(200, 200), (100, 100), (50, 50), (25, 25)]),
+        ((224, 224), [(56, 56), (28, 28), (14, 14), (7, 7)]),
+        # no multiple of 32: rounded up to patches, then halved downwards
+        ((225, 100), [(57, 25), (28, 12), (14, 6), (7, 3)]),
+    ],
+)
+def test_reference_grid(img_size, grids):
+    assert [reference_grid(img_size, stage) for stage in range(4)] == grids
+
+
+def test_table_is_resized_as_an_image_of_offsets():
+    bias = RelativePositionBias(3, (4, 6))
+    table = bias.relative_position_bias_table
+    assert table.shape == (3, 7, 11)
+    assert bias((4, 6)) is table  # no interpolation, no copy at the reference size
+    resized = bias((9, 5))
+    expected = F.interpolate(
+        table[None], size=(17, 9), mode='bicubic', align_corners=False
+    )[0]
+    assert torch.equal(resized, expected)
+    # rows are dy and columns dx: a table that varies along dx only stays so
+    columns = torch.arange(11.0).expand(3, 7, 11)
+    assert torch.allclose(
+        resize_bias_table(columns, (9, 6)), columns[:, :1].expand(3, 17, 11), atol=1e-5
+    )
+
+
+def test_half_precision_tables_are_resized_in_float32():
+    table = torch.randn(2, 7, 7).bfloat16()
+    resized = resize_bias_table(table, (9, 9))
+    assert resized.dtype == torch.bfloat16
+    assert torch.equal(resized, resize_bias_table(table.float(), (9, 9)).bfloat16())
+
+
+@pytest.mark.parametrize('size', [(56, 56), (28, 112), (13, 57)])
+def test_absolute_embedding_is_resized_per_stage(size):
+    position = AbsolutePosition(8, stage=0)
+    embed = position.absolute_pos_embed
+    assert embed.shape == (1, 56, 56, 8)
+    x = torch.randn(2, *size, 8)
+    expected = embed
+    if size != (56, 56):
+        expected = F.interpolate(
+            embed.permute(0, 3, 1, 2), size=size, mode='bilinear', align_corners=False
+        ).permute(0, 2, 3, 1)
+    torch.testing.assert_close(position(x), x + expected, rtol=0, atol=0)
+
+
+def test_initialised_with_small_numbers():
+    for parameter in [
+        RelativePositionBias(4, (20, 20)).relative_position_bias_table,
+        AbsolutePosition(64, 1).absolute_pos_embed,
+    ]:
+        assert 0.018 < parameter.std() < 0.022
+        assert abs(parameter.mean()) < 0.002
