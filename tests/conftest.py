@@ -1,0 +1,28 @@
+"""Fixtures for data that lies outside the project; a test skips where it is absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def find_outside(variable: str, name: str) -> Path:
+    """Return the folder that `variable` names, by default ../shared/NAME."""
+    root = Path(os.environ.get(variable) or CHECKOUT.parent / 'shared' / name)
+    if not root.is_dir():
+        pytest.skip(f'no folder {root} (set {variable} to where the {name} folder is)')
+    return root.resolve()
+
+
+@pytest.fixture(scope='session')
+def data_root() -> Path:
+    """The folder of real images: coco_tiny/ and ade_layout/."""
+    return find_outside('MMLIT_DATA', 'data')
+
+
+@pytest.fixture(scope='session')
+def golden_root() -> Path:
+    """The folder of the authors' reference files: *_micro_*.pth."""
+    return find_outside('MMLIT_GOLDEN', 'golden')
