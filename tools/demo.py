@@ -80,7 +80,8 @@ def run_demo(args: argparse.Namespace) -> dict[str, float]:
         except (ValueError, OSError) as error:
             raise DemoError(error) from error
         print(f'The data is in {data}')
-    with _step(3, f'Training: {epochs} epochs (10 to 20 minutes on two CPU cores, less on a GPU)'):
+    duration = '10 to 20 minutes on two CPU cores, less on a GPU'
+    with _step(3, f'Training: {epochs} epochs ({duration})'):
         checkpoint = train(args, config, epochs, environment)
     with _step(4, f'Evaluation on {shapes.val} images (under a minute)'):
         results = args.out / 'results.pkl'

@@ -168,7 +168,6 @@ def draw_history(history: History, goal: float, title: str, path: Path) -> None:
     left.plot(epochs, losses, color=COLOURS[1], alpha=0.5, label='as logged')
     left.plot(epochs, smooth(losses), color=COLOURS[5], linewidth=2, label='smoothed')
     left.set(title='Training loss', ylabel='sum of the losses (no unit)')
-    left.set_ylim(bottom=0)
     for points, name, colour in (
         (history.box_ap, 'boxes', COLOURS[5]),
         (history.mask_ap, 'masks', COLOURS[6]),
@@ -177,10 +176,9 @@ def draw_history(history: History, goal: float, title: str, path: Path) -> None:
         right.lines[-1].set_label(name)
     right.axhline(goal, color='grey', linestyle='--', label=f'goal {goal:.2f}')
     right.set(title='Validation AP', ylabel='COCO AP, IoU 0.50 to 0.95 (0 to 1)')
-    right.set_ylim(
-        0, max([goal, *(v for _, v in history.box_ap + history.mask_ap)]) * 1.15
-    )
     for axis in (left, right):
+        axis.axhline(0, color='none')  # Makes the automatic range begin at 0.
+        axis.set_ylim(bottom=0)
         axis.set_xlabel('training time (epochs)')
         axis.grid(alpha=0.3)
         axis.legend()
