@@ -186,7 +186,7 @@ def draw_history(history: History, goal: float, title: str, path: Path) -> None:
     _save(figure, path)
 
 
-def smooth(values: np.ndarray, width: int = 9) -> np.ndarray:
+def smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
     """The mean over up to `width` neighbours, fewer towards the ends."""
     if not len(values):
         return values
