@@ -59,7 +59,10 @@ def setup_lock(file: Path):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            say('another set-up is at work in this checkout: waiting for it to end')
+            say(
+                'another set-up is at work in this checkout, or what a killed one left '
+                'running: waiting for it to end'
+            )
             fcntl.flock(lock, fcntl.LOCK_EX)
         setup_process.lock_descriptors = (lock.fileno(),)
         yield

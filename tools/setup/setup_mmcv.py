@@ -29,6 +29,7 @@ from setup_process import (
 
 # What a compiler process takes at its peak, with torch's headers.
 GIGABYTES_PER_JOB = 2.5
+DEFAULT_CUDA_HOME = Path('/usr/local/cuda')  # torch's guess, too.
 PYTHON_DEV = (
     'Python.h is not there: install the headers of this Python '
     '(Debian, Ubuntu: sudo apt-get install python3-dev), or choose another Python '
@@ -81,8 +82,8 @@ def find_cuda(torch_cuda: Optional[str]) -> Tuple[bool, str]:
         return False, 'this torch has no CUDA'
     home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')
     nvcc = shutil.which('nvcc', path=f'{home}/bin') if home else shutil.which('nvcc')
-    if nvcc is None and Path('/usr/local/cuda/bin/nvcc').is_file():
-        nvcc = '/usr/local/cuda/bin/nvcc'
+    if nvcc is None:
+        nvcc = shutil.which('nvcc', path=str(DEFAULT_CUDA_HOME / 'bin'))
     if nvcc is None:
         return False, 'no nvcc was found (set CUDA_HOME to the CUDA toolkit)'
     output = subprocess.run([nvcc, '--version'], capture_output=True, text=True).stdout

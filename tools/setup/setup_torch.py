@@ -13,6 +13,7 @@ from typing import Tuple
 from setup_packages import PROGRESS, Pip
 from setup_process import SetupError, child_environment, say
 
+NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
 
 
@@ -23,7 +24,7 @@ def choose_device() -> str:
         if wish not in ('cpu', 'cuda'):
             raise SetupError(f"MMLIT_DEVICE is {wish!r}: expected 'cpu' or 'cuda'")
         return wish
-    if Path('/proc/driver/nvidia/version').exists():
+    if NVIDIA_DRIVER.exists():
         return 'cuda'
     if shutil.which('nvidia-smi') is None:
         return 'cpu'

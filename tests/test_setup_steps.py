@@ -1,0 +1,241 @@
+"""The set-up's steps: done once, resumed after a failure, redone when inputs change."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CHECKOUT / 'tools' / 'setup'))
+
+import setup_env  # noqa: E402
+import setup_mmcv  # noqa: E402
+import setup_packages  # noqa: E402
+import setup_steps  # noqa: E402
+import setup_torch  # noqa: E402
+from setup_process import SetupError  # noqa: E402
+
+STEPS = ['venv', 'build', 'stack', 'test', 'torch', 'mmcv', 'mmlit', 'check']
+
+
+def add_distribution(site, name, version, files=None):
+    """Write a distribution as pip leaves it; `files` maps paths to contents."""
+    folder = site / f'{name.replace("-", "_")}-{version}.dist-info'
+    folder.mkdir(parents=True)
+    rows = []
+    for path, text in (files or {}).items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(text)
+        rows.append(f'{path},sha256=x,{len(text)}\n')
+    (folder / 'RECORD').write_text(''.join(rows) + f'{folder.name}/RECORD,,\n')
+    return folder
+
+
+class FakeSetup(setup_steps.Setup):
+    """The real bookkeeping over actions that only write what pip would leave."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.device = 'cpu'
+        self.done = []
+        self.failing = None
+        self.steps = {step: lambda step=step: self.act(step) for step in self.steps}
+
+    def act(self, step):
+        if step == self.failing:
+            raise KeyboardInterrupt
+        self.done.append(step)
+        if step == 'venv':
+            self.python.parent.mkdir(parents=True, exist_ok=True)
+            self.python.touch()
+        for name, version in self.pins_of(step).items():
+            for folder in self.site.glob(f'{name.replace("-", "_")}-*.dist-info'):
+                shutil.rmtree(folder)
+            add_distribution(self.site, name, version)
+
+    def pins_of(self, step):
+        if step == 'mmlit':
+            return {'mmlit': '0.1.0'}
+        return {} if step in ('venv', 'check') else self.pins(step)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup_mmcv, 'check_compiler', lambda: None)
+    shutil.copytree(CHECKOUT / 'requirements', tmp_path / 'requirements')
+    for name in ('setup.py', 'pyproject.toml', 'mmlit/version.py'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(CHECKOUT / name, tmp_path / name)
+    return tmp_path
+
+
+def run(root, device='cpu'):
+    """Run the set-up anew, as another command would, and return the steps done."""
+    setup = FakeSetup(root)
+    setup.device = device
+    setup_env.run(setup)
+    return setup.done
+
+
+def test_a_second_run_does_nothing(root):
+    assert run(root) == STEPS
+    assert run(root) == []
+
+
+@pytest.mark.parametrize('step', STEPS)
+def test_an_interrupted_run_goes_on_where_it_stopped(root, step):
+    setup = FakeSetup(root)
+    setup.failing = step
+    with pytest.raises(KeyboardInterrupt):
+        setup_env.run(setup)
+    before = STEPS[: STEPS.index(step)]
+    assert setup.done == before
+    assert run(root) == STEPS[len(before) :]
+
+
+def test_a_changed_pin_redoes_its_step_alone(root):
+    run(root)
+    file = root / 'requirements' / 'test.txt'
+    file.write_text(file.read_text().replace('pytest==', 'pytest==1'))
+    assert run(root) == ['test', 'check']
+
+
+def test_another_torch_redoes_mmcv(root):
+    run(root)
+    (root / 'requirements' / 'torch.txt').write_text('torch==2.99.0\n')
+    assert run(root) == ['torch', 'mmcv', 'check']
+
+
+def test_another_device_redoes_torch_and_mmcv(root):
+    run(root)
+    assert run(root, device='cuda') == ['torch', 'mmcv', 'check']
+
+
+def test_another_python_redoes_everything(root, monkeypatch):
+    run(root)
+    monkeypatch.setattr(sys, 'version', '3.99.0 (another one)')
+    assert run(root) == STEPS
+
+
+def test_an_uninstalled_package_is_noticed(root):
+    run(root)
+    site = FakeSetup(root).site
+    shutil.rmtree(next(site.glob('numpy-*.dist-info')))
+    assert run(root) == ['stack']
+
+
+def test_a_half_written_stamp_counts_as_none(root):
+    run(root)
+    (FakeSetup(root).stamps / 'mmlit').write_text('{"key": "abc')
+    assert run(root) == ['mmlit']
+
+
+def test_a_damaged_installation_is_found(tmp_path):
+    pins = {'whole': '1.0', 'cut': '1.0', 'local': '2.13.0', 'old': '2.0', 'two': '1.0'}
+    add_distribution(tmp_path, 'whole', '1.0', {'whole/a.py': 'text'})
+    add_distribution(tmp_path, 'cut', '1.0', {'cut/a.py': 'text'})
+    add_distribution(tmp_path, 'local', '2.13.0+cpu', {'local.py': 'text'})
+    add_distribution(tmp_path, 'old', '1.0')
+    add_distribution(tmp_path, 'two', '1.0')
+    add_distribution(tmp_path, 'two', '2.0')
+    (tmp_path / 'cut/a.py').write_text('te')
+    find = setup_packages.find_missing
+    assert find(tmp_path, pins, deep=True) == ['cut==1.0', 'old==2.0', 'two==1.0']
+    assert find(tmp_path, pins, deep=False) == ['old==2.0', 'two==1.0']
+
+
+def test_what_a_killed_pip_leaves_is_removed(tmp_path):
+    whole = add_distribution(tmp_path, 'whole', '1.0')
+    killed = add_distribution(tmp_path, 'killed', '1.0')
+    (killed / 'RECORD').unlink()
+    (tmp_path / '~umpy').mkdir()
+    setup_packages.remove_debris(tmp_path)
+    assert list(tmp_path.iterdir()) == [whole]
+
+
+def test_a_pin_that_is_no_pin_is_refused(tmp_path):
+    file = tmp_path / 'stack.txt'
+    file.write_text('numpy>=2.0\n')
+    with pytest.raises(SetupError, match='numpy>=2.0'):
+        setup_packages.read_pins(file)
+
+
+def test_pip_check_with_the_expected_line_is_explained(capsys):
+    line = 'mmengine 0.10.7 requires opencv-python, which is not installed.'
+    setup_steps.explain_check(line)
+    assert 'opencv-python-headless' in capsys.readouterr().out
+    setup_steps.explain_check('No broken requirements found.')
+    other = 'matplotlib 3.11.2 requires numpy, which is not installed.'
+    with pytest.raises(SetupError) as failure:
+        setup_steps.explain_check(f'{line}\n{other}')
+    assert other in str(failure.value)
+    assert line not in str(failure.value)
+
+
+class FakePip:
+    """Remembers what it was asked to install; succeeds as often as `answers` say."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+
+    def try_install(self, what, arguments, total=0):
+        self.asked.append(tuple(arguments))
+        return self.answers.pop(0)
+
+    def log(self, what):
+        return Path('pip.log')
+
+
+def test_a_cpu_torch_offered_by_pips_own_index_is_taken():
+    pip = FakePip(True)
+    setup_torch.install_cpu(pip, 'torch==2.13.0')
+    assert len(pip.asked) == 1
+    assert '--index-url' not in pip.asked[0]
+
+
+def test_pytorchs_cpu_index_is_asked_second_and_with_little_patience():
+    pip = FakePip(False, True)
+    setup_torch.install_cpu(pip, 'torch==2.13.0')
+    second = pip.asked[1]
+    assert second[second.index('--index-url') + 1] == setup_torch.CPU_INDEX
+    assert int(second[second.index('--timeout') + 1]) <= 15
+    assert int(second[second.index('--retries') + 1]) <= 1
+
+
+def test_without_a_cpu_torch_nothing_big_is_downloaded():
+    pip = FakePip(False, False)
+    with pytest.raises(SetupError, match='MMLIT_DEVICE=cuda'):
+        setup_torch.install_cpu(pip, 'torch==2.13.0')
+    # The bare requirement would bring CUDA and several GB.
+    assert all(asked[-1] == 'torch==2.13.0+cpu' for asked in pip.asked)
+    assert len(pip.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ('script', 'expected'),
+    [('echo "GPU 0: NVIDIA X"', 'cuda'), ('echo none; exit 9', 'cpu'), (None, 'cpu')],
+)
+def test_the_device_follows_nvidia_smi(tmp_path, monkeypatch, script, expected):
+    monkeypatch.setattr(setup_torch, 'NVIDIA_DRIVER', tmp_path / 'absent')
+    monkeypatch.delenv('MMLIT_DEVICE', raising=False)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    if script:
+        (tmp_path / 'nvidia-smi').write_text(f'#!/bin/sh\n{script}\n')
+        (tmp_path / 'nvidia-smi').chmod(0o755)
+    assert setup_torch.choose_device() == expected
+    monkeypatch.setenv('MMLIT_DEVICE', 'cuda' if expected == 'cpu' else 'cpu')
+    assert setup_torch.choose_device() != expected
+
+
+def test_an_unknown_device_is_refused(monkeypatch):
+    monkeypatch.setenv('MMLIT_DEVICE', 'gpu')
+    with pytest.raises(SetupError, match="'gpu'.*'cpu' or 'cuda'"):
+        setup_torch.choose_device()
+
+
+def test_an_old_python_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, 'version_info', (3, 10, 2, 'final', 0))
+    with pytest.raises(SetupError, match='3.11 or newer.*3.10.2.*PYTHON='):
+        setup_env.check_python()
