@@ -64,6 +64,7 @@ def evil_objects(marker):
         'getattr chain': Call(getattr, namespace, 'get'),
         'getattr __subclasses__': Call(getattr, HistoryBuffer, '__subclasses__'),
         'getattr update': Call(getattr, HistoryBuffer, 'update'),
+        'getattr of a long name': Call(getattr, HistoryBuffer, 'x' * 9999),
         'getattr of a list': Call(getattr, [], 'append'),
         'getattr of a tensor': Call(getattr, torch.zeros(1), 'numpy'),
         'getattr with a default': Call(getattr, HistoryBuffer, 'no such', 1),
