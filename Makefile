@@ -38,6 +38,6 @@ test: lint
 	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
 
 clean:
-	rm -rf demo/output data/shapes work_dirs/demo .pytest_cache .ruff_cache build
+	rm -rf demo/output data/shapes .pytest_cache .ruff_cache build
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.build/*' \
 		-prune -exec rm -rf {} +

@@ -47,6 +47,7 @@ class Progress:
         self.interval = 0.5 if self.live else 20.0
         self.printed = self.started
         self.width = 0
+        self.show(f'{what} ...')
 
     def update(self, status: Optional[Status]) -> None:
         """Take in a new status, if there is one, and show it when it is time to."""

@@ -194,7 +194,8 @@ class Setup:
             self.pip.uninstall(foreign)
         # Wheels only: a source build would take long and need tools nobody promised.
         options = ('--only-binary', ':all:', *PROGRESS)
-        self.install_pins('installing the stack', self.pins('stack'), options)
+        what = 'installing the stack (some minutes, up to 250 MB)'
+        self.install_pins(what, self.pins('stack'), options)
 
     def install_test(self) -> None:
         """Install what `make test` needs."""

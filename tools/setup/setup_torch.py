@@ -73,9 +73,10 @@ def install_cpu(pip: Pip, requirement: str) -> None:
     configuration offers none.
     """
     wanted = ('--no-deps', '--force-reinstall', *PROGRESS, f'{requirement}+cpu')
+    say(f'looking for a CPU build of {requirement}, about 200 MB')
     if pip.try_install('installing torch (CPU) from the configured index', wanted, 1):
         return
-    say(f"not there; trying PyTorch's own index, {CPU_INDEX} (200 MB)")
+    say(f"not there; trying PyTorch's own index, {CPU_INDEX}")
     # An index out of reach answers late or never: two attempts of 15 s, then we know.
     patience = ('--timeout', '15', '--retries', '1', '--index-url', CPU_INDEX)
     what = "installing torch (CPU) from PyTorch's index"
