@@ -27,7 +27,7 @@ def start(tool, *arguments, cwd):
 
 def finish(process):
     """Returns the output of a tool that has to succeed."""
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output[-5000:]
     return output
 
