@@ -29,6 +29,7 @@ from setup_process import (
 
 # What a compiler process takes at its peak, with torch's headers.
 GIGABYTES_PER_JOB = 2.5
+CPU_MINUTES = 22  # Of one core, for all the files.
 DEFAULT_CUDA_HOME = Path('/usr/local/cuda')  # torch's guess, too.
 PYTHON_DEV = (
     'Python.h is not there: install the headers of this Python '
@@ -171,8 +172,8 @@ def build_wheel(
     done = len(list(tree.glob('build/temp*/**/*.o')))
     say(
         f'building mmcv {version} with {ops} ops from source, {jobs} files at a time: '
-        'about 20 core-minutes on a CPU, far longer with CUDA. It is done once, and an '
-        'interrupted build goes on where it stopped'
+        f'about {max(1, CPU_MINUTES // int(jobs))} minutes for CPU ops, several times '
+        'that for CUDA. It is done once, and an interrupted build goes on'
         + (f' ({done} files are compiled already).' if done else '.')
     )
     # setup.py itself and not pip: pip answers a failed build with `setup.py clean`,
