@@ -17,9 +17,7 @@ from mmdet.utils import register_all_modules  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'detection'
 ARCH_OF = {'ti': 'tiny', 's': 'small', 'm': 'medium', 'b': 'base'}
-COCO = [
-    (method, letter) for method in ('retinanet', 'mask-rcnn') for letter in ARCH_OF
-]
+COCO = [(method, letter) for method in ('retinanet', 'mask-rcnn') for letter in ARCH_OF]
 RELEASES = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_'
 MMDET_2_KEYS = {'optimizer', 'optimizer_config', 'lr_config', 'runner', 'data',
                 'evaluation', 'total_epochs'}  # fmt: skip
@@ -95,7 +93,9 @@ def test_coco_config(method, letter):
     assert cfg.train_cfg.type == 'EpochBasedTrainLoop'
 
     # batch and images: 8 GPUs x 2 images, 1333x800
-    assert 8 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 16
+    assert (
+        8 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 16
+    )
     assert not cfg.auto_scale_lr.enable
     assert cfg.model.data_preprocessor.pad_size_divisor == 32
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):

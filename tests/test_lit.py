@@ -248,7 +248,9 @@ def test_kernels_agree_in_the_whole_network(arch):
     gradients = []
     for model in models:
         model.load_state_dict(models[0].state_dict())
-        sum(level.square().mean() for level in model(image(48, 80, 2).double())).backward()
+        sum(
+            level.square().mean() for level in model(image(48, 80, 2).double())
+        ).backward()
         gradients.append([p.grad for p in model.parameters()])
     for other in gradients[1:]:
         for expected, actual in zip(gradients[0], other):

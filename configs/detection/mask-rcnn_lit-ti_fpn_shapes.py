@@ -16,7 +16,7 @@ max_epochs = 4
 channels = 96
 norm_cfg = dict(type='BN')
 model = dict(
-    backbone=dict(init_cfg=None, drop_path_rate=0.0),
+    backbone=dict(init_cfg=None, drop_path_rate=0.0, out_norm_indices=(0, 1, 2, 3)),
     neck=dict(out_channels=channels, num_outs=4, norm_cfg=norm_cfg),
     rpn_head=dict(
         in_channels=channels,
@@ -53,9 +53,11 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=64)),
 )
 
+scale = (160, 160)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=scale, keep_ratio=True),
     dict(
         type='RandomFlip',
         prob=[0.25, 0.25, 0.25],
@@ -65,6 +67,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=scale, keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',
@@ -100,7 +103,7 @@ val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    optimizer=dict(lr=5e-4, weight_decay=0.05), clip_grad=dict(max_norm=5.0)
+    optimizer=dict(lr=3e-4, weight_decay=0.05), clip_grad=dict(max_norm=1.0)
 )
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 param_scheduler = [
