@@ -173,7 +173,8 @@ def test_shapes_config():
     assert [len(stage.blocks) for stage in model.backbone.stages] == [3, 4, 6, 3]
     assert model.roi_head.bbox_head.num_classes == len(cfg.classes) >= 3
     _, rates = without_decay(model, cfg)
-    assert rates == {cfg.optim_wrapper.optimizer.lr}
+    base = cfg.optim_wrapper.optimizer.lr
+    assert rates == {base, 3 * base}
 
 
 def test_every_config_is_tested_here():

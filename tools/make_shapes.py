@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws a small instance segmentation data set in COCO format: no download needed.
 
-    python tools/make_shapes.py [--out DIR] [--train 800] [--val 80] [--size 160]
+    python tools/make_shapes.py [--out DIR] [--train 1600] [--val 80] [--size 160]
                                 [--seed 0] [--force]
 
 writes `DIR/train/000001.jpg ...`, `DIR/val/...`, `DIR/annotations/{train,val}.json`
@@ -38,7 +38,7 @@ except ImportError:  # Windows: works, but one process at a time.
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / 'data' / 'shapes'
 MANIFEST = 'shapes.json'
 # Raise it when the same arguments begin to give other pictures.
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 SPLITS = ('train', 'val')
 HEADER = {
     'info': {'description': 'shapes drawn by mmlit', 'version': '1.0'},
@@ -52,7 +52,7 @@ HEADER = {
 
 def ensure_shapes(
     out: str | Path = DEFAULT_OUT,
-    train: int = 800,
+    train: int = 1600,
     val: int = 80,
     size: int = 160,
     seed: int = 0,
@@ -67,7 +67,7 @@ def ensure_shapes(
 
 def make_shapes(
     out: str | Path = DEFAULT_OUT,
-    train: int = 800,
+    train: int = 1600,
     val: int = 80,
     size: int = 160,
     seed: int = 0,
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument('--out', type=Path, default=DEFAULT_OUT, help='folder to write')
-    parser.add_argument('--train', type=int, default=800, help='training images')
+    parser.add_argument('--train', type=int, default=1600, help='training images')
     parser.add_argument('--val', type=int, default=80, help='validation images')
     parser.add_argument('--size', type=int, default=160, help='image side in pixels')
     parser.add_argument('--seed', type=int, default=0)

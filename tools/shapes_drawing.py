@@ -15,7 +15,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-CATEGORIES = ('circle', 'square', 'triangle', 'star', 'ring')
+CATEGORIES = ('circle', 'triangle', 'ring')
 # An object's diameter, as a fraction of the image side (24 to 100 pixels of 160).
 DIAMETERS = (0.15, 0.625)
 # Less than this part of an object in sight, and people start to guess what it is.
@@ -102,14 +102,8 @@ def outline(rng: np.random.Generator, name: str) -> list[np.ndarray]:
     """The closed contours of a shape within the unit circle, the outer one first."""
     if name == 'circle':
         return [polygon(48)]
-    if name == 'square':
-        return [polygon(4)]
     if name == 'triangle':
         return [polygon(3)]
-    if name == 'star':
-        points = polygon(10)
-        points[1::2] *= rng.uniform(0.4, 0.5)
-        return [points]
     if name == 'ring':
         return [polygon(48), polygon(48) * rng.uniform(0.45, 0.65)]
     raise ValueError(f'name must be one of {", ".join(CATEGORIES)}, got {name!r}')

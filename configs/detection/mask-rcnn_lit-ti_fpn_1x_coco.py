@@ -11,4 +11,4 @@ model = dict(
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
 # The authors decay every parameter of tiny.
-optim_wrapper = dict(paramwise_cfg=None)
+optim_wrapper = dict(paramwise_cfg=dict(_delete_=True))
