@@ -12,7 +12,7 @@ data_root = '{{ fileDirname }}/../../data/shapes/'
 shapes = dict(out=data_root, train=1600, val=80, size=160, seed=0)
 classes = ('circle', 'triangle', 'ring')
 num_classes = len(classes)
-max_epochs = 4
+max_epochs = 3
 
 channels = 96
 model = dict(
