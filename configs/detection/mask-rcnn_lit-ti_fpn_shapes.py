@@ -110,6 +110,8 @@ optim_wrapper = dict(
     # Masks are the last to come, and their head bears a higher rate than LIT does.
     paramwise_cfg=dict(custom_keys={'mask_head': dict(lr_mult=3.0)}),
 )
+# The same start and the same batches each time.
+randomness = dict(seed=0)
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=60),
