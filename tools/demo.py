@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
+
 from demo_pictures import draw_comparisons, draw_history, read_comparisons
 from demo_records import (
     BOX_AP,
@@ -36,7 +38,6 @@ from demo_records import (
     remove_run,
 )
 from make_shapes import ensure_shapes
-from mmengine.config import Config
 
 try:
     import fcntl

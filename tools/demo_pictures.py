@@ -9,13 +9,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from demo_records import History
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+
+from demo_records import History
 
 # Okabe and Ito's palette: told apart by colour-blind readers as well.
 COLOURS = ('#E69F00', '#56B4E9', '#009E73', '#F0E442', '#CC79A7', '#0072B2', '#D55E00')

@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 from rich.progress import Progress
+
 from shapes_drawing import CATEGORIES, Scene, draw_scene
 
 try:

@@ -8,6 +8,8 @@ The options are those of mmdet's and mmseg's own `tools/test.py`.
 
 import argparse
 
+from mmengine.config import Config
+
 from common import (
     add_common_options,
     build_runner,
@@ -16,7 +18,6 @@ from common import (
     make_data,
     stop,
 )
-from mmengine.config import Config
 
 
 def main() -> None:
