@@ -22,8 +22,9 @@ import demo  # noqa: E402
 import demo_pictures as pictures  # noqa: E402
 import demo_records as records  # noqa: E402
 from make_shapes import ensure_shapes  # noqa: E402
+from shapes_drawing import CATEGORIES  # noqa: E402
 
-NAMES = ['circle', 'square', 'triangle', 'star', 'ring']
+NAMES = list(CATEGORIES)
 
 
 def write_scalars(folder, lines):
