@@ -129,7 +129,7 @@ def to_mmlit(
             unknown.append(key)
     if unknown:
         raise ValueError(
-            f'unknown keys in a state dict that looks like LIT '
+            'unknown keys in a state dict that looks like LIT '
             f"{guess_arch(state)} in the authors' {family} layout: {summary(unknown)}"
         )
     _fold(state, done, biases, fold_dtype)

@@ -277,5 +277,5 @@ class LIT(BaseModule):
 
 def _drop_path_schedule(rate: float, depths: Sequence[int]) -> Sequence[list]:
     """Rates per stage and block, rising linearly over all blocks from 0 to rate."""
-    rates = iter(torch.linspace(0, rate, sum(depths)).tolist())
+    rates = iter(torch.linspace(0, rate, sum(depths), device='cpu').tolist())
     return [[next(rates) for _ in range(depth)] for depth in depths]

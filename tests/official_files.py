@@ -1,4 +1,4 @@
-"""Official checkpoint files of any LIT, written down from the description of their keys.
+"""Official checkpoint files of any LIT, from the description of their keys.
 
 Nothing here comes from `mmlit.convert` or `mmlit.layouts`: the tests compare the two.
 """

@@ -318,7 +318,7 @@ def test_positions_are_resized_in_float64():
     image = by_torch(embed.permute(0, 3, 1, 2), (4, 12), 'bilinear')
     assert torch.equal(two, image.permute(0, 2, 3, 1))
     # What has the right size stays the very same; other heads or channels stay, too.
-    for shapes in (dict.fromkeys(state, ()), dict(zip(state, [(4, 9, 9), (1, 4, 4, 6)])),
-                   {key: value.shape for key, value in state.items()}):  # fmt: skip
+    others = dict(zip(state, [(4, 9, 9), (1, 4, 4, 6)]))
+    for shapes in ({}, others, {key: value.shape for key, value in state.items()}):
         fitted, resized = fit_positions(state, shapes)
         assert resized == [] and all(fitted[key] is state[key] for key in state)
