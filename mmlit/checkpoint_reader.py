@@ -220,8 +220,10 @@ def _prefixes(state: Dict) -> Iterator[str]:
     """Where mmengine and torch look metadata up: the model's and each LIT's prefix.
 
     mmengine strips `module.` from keys, but not from the prefixes of the metadata.
+    `backbone` is among them whatever the file holds, so that a detector can say which
+    file has nothing for it.
     """
-    yield ''
+    yield from ('', 'backbone')
     for key in state:
         for first in _FIRST_KEYS:
             if isinstance(key, str) and key.endswith(f'.{first}'):

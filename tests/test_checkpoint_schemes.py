@@ -143,17 +143,22 @@ def test_a_backbone_learns_the_name_of_the_file(cache, first, module):
     load_checkpoint(detector, str(cache / 'mask_rcnn_lit_s.pth'))
     assert detector.backbone.seen == ['mask_rcnn_lit_s.pth']
     assert detector.backbone.weight.sum() == 2
+
+
+@pytest.mark.parametrize('name', ['backbone', 'student.backbone', 'a.b'])
+def test_torch_finds_it_too(cache, name):
+    torch.save({f'{name}.patch_embed.proj.weight': torch.zeros(1)}, cache / 'a.pth')
+    found = read_checkpoint(cache / 'a.pth')
+    assert found._metadata[name] == {'source': 'a.pth'}
     detector = Detector()
-    found = read_checkpoint(cache / 'mask_rcnn_lit_s.pth')['state_dict']
-    if not module:
-        detector.load_state_dict(found, strict=False)
-        assert detector.backbone.seen == ['mask_rcnn_lit_s.pth']
+    detector.load_state_dict(found, strict=False)
+    assert detector.backbone.seen == ['a.pth']
 
 
 def test_a_file_cannot_bring_attributes_for_the_state_dict(cache):
     class State:
         def __reduce__(self):
-            attributes = dict.fromkeys(('copy', 'items', 'get', '_metadata'), 'mine')
+            attributes = dict.fromkeys(('keys', 'items', 'get', '_metadata'), 1)
             items = iter([('weight', torch.ones(2))])
             return OrderedDict, (), attributes, None, items
 

@@ -59,7 +59,9 @@ def test_what_takes_a_state_only_has_no_name():
         stream = io.BytesIO(b'\x80\x04' + name(first, second) + b')R.')
         with pytest.raises(pickle.UnpicklingError):
             strict_pickle.load(stream)
-    assert np.ndarray in Unpickler(io.BytesIO())._stateful
+    unpickler = Unpickler(io.BytesIO())
+    assert np.ndarray in unpickler._stateful
+    assert not any(item is np.ndarray for item in unpickler._named.values())
 
 
 def test_plain_data_is_read():
