@@ -132,7 +132,7 @@ def to_mmlit(
             'unknown keys in a state dict that looks like LIT '
             f"{guess_arch(state)} in the authors' {family} layout: {summary(unknown)}"
         )
-    _fold(state, done, biases, fold_dtype)
+    _fold(state, prefix, done, biases, fold_dtype)
     return done
 
 
@@ -221,18 +221,22 @@ def _embedding_image(key: str, flat: Tensor, may_have_slot: bool) -> tuple:
 
 def _fold(
     state: Mapping[str, Tensor],
+    prefix: str,
     done: Conversion,
     biases: Mapping[str, str],
     dtype: Optional[torch.dtype],
 ) -> None:
     """Subtract the token mergings' biases from the running means behind them."""
+    family = done.family
     means = {key for key in done.sources if key.endswith('.enter.norm.running_mean')}
-    alone = [biases[key] for key in biases if key not in means]
-    alone += [done.sources[key][0] for key in means if key not in biases]
-    if alone:
+    lost = [official_key(key[len(prefix) :], family) for key in biases.keys() - means]
+    backwards = [(ours, theirs) for theirs, ours in FOLDED[family]]
+    lost += [translate(key[len(prefix) :], backwards) for key in means - biases.keys()]
+    if lost:
         raise ValueError(
-            f'{summary(sorted(alone))}: a dconv.bias and its norm_layer.running_mean '
-            'are of use together only, and one of them is missing'
+            f'missing keys in a state dict that looks like LIT {guess_arch(state)}: '
+            f'{summary(sorted(prefix + key for key in lost))} (the bias of a token '
+            'merging and the running mean behind it are of use together only)'
         )
     for ours, key in biases.items():
         mean, bias = done.state[ours], state[key]

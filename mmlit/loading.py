@@ -7,14 +7,22 @@ reference size are resized, and what does not fit raises instead of being left o
 
 import logging
 import re
-from typing import Any, Dict, List, Mapping
+from typing import Any, Collection, Dict, Iterable, List, Mapping, Optional
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .archs import ARCHS
 from .convert import Conversion, to_mmlit
-from .layouts import guess_arch, is_mmlit_key, official_key, recognise, summary
+from .layouts import (
+    RULES,
+    guess_arch,
+    is_mmlit_key,
+    official_key,
+    recognise,
+    summary,
+    translate,
+)
 from .position import fit_positions
 
 #: Where a checkpoint file keeps the weights: mmengine's and mmcv's, the authors'.
@@ -55,14 +63,14 @@ def prepare_state_dict(
     shapes = {key: value.shape for key, value in own.items()}
     found.state, resized = fit_positions(found.state, shapes)
     _drop_unbuilt(net, own, found)
-    whole = any(key.startswith(PATCH_EMBEDDING) for key in found.state)
-    trouble = _trouble(own, found, file, whole)
+    trouble = _trouble(own, found, file)
     if trouble:
         raise ValueError(
             f'{name} cannot load {source}, which looks like LIT {guess_arch(file)}: '
             + '; '.join(trouble)
         )
 
+    whole = _is_whole(found.state)
     norms = [k for k in own if whole and _OUTPUT_NORM.match(k) and k not in found.state]
     said = _said(net, found, norms, resized)
     if said:
@@ -103,7 +111,13 @@ def _convert(file: Mapping[str, Any], own: Mapping[str, Tensor]) -> Conversion:
         conversion = Conversion(backbone, layout, {}, sources)
     else:
         shapes = {key: value.shape for key, value in own.items()}
-        conversion = to_mmlit(backbone, shapes, own[next(iter(own))].dtype)
+        try:
+            conversion = to_mmlit(backbone, shapes, own[next(iter(own))].dtype)
+        except ValueError as error:
+            present = {translate(key, RULES[layout]) for key in backbone}
+            missing = _missing(own, present, layout)
+            also = f'; missing keys: {summary(missing)}' if missing else ''
+            raise ValueError(f'{error}{also}') from None
         conversion.sources = {
             ours: [prefix + key for key in keys]
             for ours, keys in conversion.sources.items()
@@ -129,10 +143,10 @@ def _drop_unbuilt(net: nn.Module, own: Mapping[str, Tensor], found: Conversion) 
 
 
 def _trouble(
-    own: Mapping[str, Tensor], found: Conversion, file: Mapping[str, Any], whole: bool
+    own: Mapping[str, Tensor], found: Conversion, file: Mapping[str, Any]
 ) -> List[str]:
     """What keeps the weights from being loaded, in words; nothing if all is well."""
-    wrong, unknown, missing = [], [], []
+    wrong, unknown = [], []
     for key, value in found.state.items():
         theirs = found.sources[key][0]
         if key not in own:
@@ -143,17 +157,28 @@ def _trouble(
         elif value.shape != own[key].shape:
             shapes = tuple(file[theirs].shape), tuple(own[key].shape)
             wrong.append('{} is {}, not {}'.format(theirs, *shapes))
-    for key in own if whole else ():
-        optional = _OUTPUT_NORM.match(key) or key.endswith('num_batches_tracked')
-        if key not in found.state and is_mmlit_key(key) and not optional:
-            official = found.family != 'mmlit' and official_key(key, found.family)
-            missing.append(official or key)
     kinds = (
         ('wrong shapes', wrong),
         ('keys that it does not have', unknown),
-        ('missing keys', missing),
+        ('missing keys', _missing(own, found.state, found.family)),
     )
     return [f'{what}: {summary(keys)}' for what, keys in kinds if keys]
+
+
+def _missing(
+    own: Mapping[str, Tensor], present: Collection[Optional[str]], layout: str
+) -> List[str]:
+    """What a whole network needs and does not find, under the names of the layout."""
+    missing = []
+    for key in own if _is_whole(present) else ():
+        optional = _OUTPUT_NORM.match(key) or key.endswith('num_batches_tracked')
+        if key not in present and is_mmlit_key(key) and not optional:
+            missing.append((layout in RULES and official_key(key, layout)) or key)
+    return missing
+
+
+def _is_whole(keys: Iterable[Optional[str]]) -> bool:
+    return any(key and key.startswith(PATCH_EMBEDDING) for key in keys)
 
 
 def _said(
