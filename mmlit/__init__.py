@@ -11,10 +11,21 @@ from .environment import check_environment
 check_environment()
 
 from .checkpoint import allow_mmengine_checkpoints
+from .checkpoint_reader import read_checkpoint
+from .checkpoint_schemes import register_checkpoint_schemes
 from .lit import LIT
 from .version import __version__
 
 # So that checkpoints mmengine wrote load again with torch >= 2.6 (see the function).
 allow_mmengine_checkpoints()
+# So that no checkpoint runs code, and the authors' load without their packages.
+register_checkpoint_schemes()
 
-__all__ = ['LIT', '__version__', 'allow_mmengine_checkpoints', 'check_environment']
+__all__ = [
+    'LIT',
+    '__version__',
+    'allow_mmengine_checkpoints',
+    'check_environment',
+    'read_checkpoint',
+    'register_checkpoint_schemes',
+]

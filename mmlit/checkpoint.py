@@ -165,7 +165,7 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 80 else f'{text[:77]}...'
 
 
-def _allowed() -> List[Tuple[Callable, str]]:
+def mmengine_globals() -> List[Tuple[Callable, str]]:
     """(object, name in the file) pairs for `torch.serialization.add_safe_globals`."""
     pairs = [
         (_SavedHistory, 'mmengine.logging.history_buffer.HistoryBuffer'),
@@ -197,4 +197,4 @@ def allow_mmengine_checkpoints() -> None:
     """
     if digit_version(torch.__version__)[:2] < (2, 6):
         return
-    torch.serialization.add_safe_globals(_allowed())
+    torch.serialization.add_safe_globals(mmengine_globals())

@@ -22,6 +22,7 @@ from .attention import GlobalAttention
 from .blocks import Block
 from .checks import check_bool, check_img_size, check_indices, check_int, check_rate
 from .embedding import PatchEmbed
+from .loading import prepare_state_dict
 from .merging import DeformableTokenMerging
 from .position import AbsolutePosition, reference_grid
 
@@ -136,7 +137,7 @@ class LIT(BaseModule):
         init_cfg: Optional[Union[Dict, Sequence[Dict]]] = None,
     ):
         super().__init__(DEFAULT_INIT_CFG if init_cfg is None else init_cfg)
-        arch = resolve_arch(arch)
+        self.arch = arch = resolve_arch(arch)
         relative = arch.pos_embed == 'relative'
         img_size = check_img_size(img_size, MIN_IMG_SIZE)
         if out_norm_indices is None:
@@ -245,6 +246,11 @@ class LIT(BaseModule):
                     module.eval()
         return self
 
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
+        """Every loader passes here: take official weights too, refuse wrong ones."""
+        prepare_state_dict(self, state_dict, prefix, local_metadata)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
     def _frozen_parts(self) -> Sequence[nn.Module]:
         if self.frozen_stages == 0:
             return [self.stages[0].enter]
@@ -271,5 +277,5 @@ class LIT(BaseModule):
 
 def _drop_path_schedule(rate: float, depths: Sequence[int]) -> Sequence[list]:
     """Rates per stage and block, rising linearly over all blocks from 0 to rate."""
-    rates = iter(torch.linspace(0, rate, sum(depths)).tolist())
+    rates = iter(torch.linspace(0, rate, sum(depths), device='cpu').tolist())
     return [[next(rates) for _ in range(depth)] for depth in depths]

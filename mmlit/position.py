@@ -5,12 +5,15 @@ authors do: relative tables bicubically, absolute embeddings bilinearly (both wi
 ``align_corners=False``).
 """
 
+from typing import Dict, List, Mapping, Sequence, Tuple
+
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .archs import PATCH_SIZE
+from .layouts import EMBEDDING, TABLE
 
 #: Reference image side of the absolute embeddings; the authors pretrain at 224 and
 #: resize the embeddings from there, whatever the task.
@@ -41,6 +44,56 @@ def resize_bias_table(table: Tensor, grid: tuple) -> Tensor:
     if table.shape[-2:] == size:
         return table
     return _resize(table[None], size, 'bicubic')[0]
+
+
+def resize_embedding(embed: Tensor, grid: tuple) -> Tensor:
+    """Resize an absolute embedding to a token grid, bilinearly.
+
+    Args:
+        embed: (1, S_h, S_w, C).
+        grid: Target token grid (H, W).
+
+    Returns:
+        (1, H, W, C) in the embedding's dtype, computed in float32 or better; the
+        embedding itself where it has that size already.
+    """
+    if embed.shape[1:3] == tuple(grid):
+        return embed
+    image = _resize(embed.permute(0, 3, 1, 2), tuple(grid), 'bilinear')
+    return image.permute(0, 2, 3, 1)
+
+
+def fit_positions(
+    state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
+) -> Tuple[Dict[str, Tensor], List[str]]:
+    """Resize the position parameters of a state dict to another reference size.
+
+    As the authors do when they load: once, in float64 rounded to float32.
+
+    Args:
+        state: Weights under mmlit's keys.
+        shapes: Wanted shapes by key, such as those of a network.
+
+    Returns:
+        The state dict with what was resized replaced, and the keys of that. Where
+        heads or channels differ no resizing helps: those stay as they are.
+    """
+    fitted, resized = dict(state), []
+    for key in shapes.keys() & state.keys():
+        value, shape = state[key], tuple(shapes[key])
+        if not isinstance(value, Tensor) or value.dim() != len(shape):
+            continue
+        if value.shape == shape:
+            continue
+        if key.endswith(TABLE) and value.shape[0] == shape[0]:
+            grid = tuple((side + 1) // 2 for side in shape[1:])
+            fitted[key] = resize_bias_table(value.double(), grid).float()
+        elif key.endswith(EMBEDDING) and value.shape[::3] == shape[::3]:
+            fitted[key] = resize_embedding(value.double(), shape[1:3]).float()
+        else:
+            continue
+        resized.append(key)
+    return fitted, resized
 
 
 def dense_bias(table: Tensor) -> Tensor:
@@ -109,11 +162,7 @@ class AbsolutePosition(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the embedding, resized to the map: (B, H, W, C) -> (B, H, W, C)."""
-        embed, size = self.absolute_pos_embed, x.shape[1:3]
-        if embed.shape[1:3] != size:
-            image = _resize(embed.permute(0, 3, 1, 2), tuple(size), 'bilinear')
-            embed = image.permute(0, 2, 3, 1)
-        return x + embed
+        return x + resize_embedding(self.absolute_pos_embed, x.shape[1:3])
 
 
 def _resize(image: Tensor, size: tuple, mode: str) -> Tensor:

@@ -26,3 +26,11 @@ def data_root() -> Path:
 def golden_root() -> Path:
     """The folder of the authors' reference files: *_micro_*.pth."""
     return find_outside('MMLIT_GOLDEN', 'golden')
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """The lines that loading weights logs."""
+    lines = []
+    monkeypatch.setattr('mmlit.loading.print_log', lambda text, **_: lines.append(text))
+    return lines

@@ -8,6 +8,7 @@ from mmlit.position import (
     AbsolutePosition,
     RelativePositionBias,
     dense_bias,
+    fit_positions,
     reference_grid,
     resize_bias_table,
 )
@@ -91,3 +92,30 @@ def test_initialised_with_small_numbers():
     ]:
         assert 0.018 < parameter.std() < 0.022
         assert abs(parameter.mean()) < 0.002
+
+
+def test_positions_are_resized_in_float64():
+    table, embed = torch.randn(3, 13, 13), torch.randn(1, 7, 7, 5)
+    state = {
+        'x.attn.position_bias.relative_position_bias_table': table,
+        'x.stages.3.position.absolute_pos_embed': embed,
+    }
+    shapes = dict(zip(state, [(3, 9, 31), (1, 4, 12, 5)]))
+    fitted, resized = fit_positions({**state, 'y': embed}, {**shapes, 'y': (1, 2)})
+    assert sorted(resized) == sorted(state)
+    assert fitted['y'] is embed
+
+    def by_torch(image, size, mode):
+        return torch.nn.functional.interpolate(
+            image.double(), size=size, mode=mode, align_corners=False
+        ).float()
+
+    one, two = (fitted[key] for key in state)
+    assert torch.equal(one, by_torch(table[None], (9, 31), 'bicubic')[0])
+    image = by_torch(embed.permute(0, 3, 1, 2), (4, 12), 'bilinear')
+    assert torch.equal(two, image.permute(0, 2, 3, 1))
+    # What has the right size stays the very same; other heads or channels stay, too.
+    others = dict(zip(state, [(4, 9, 9), (1, 4, 4, 6)]))
+    for shapes in ({}, others, {key: value.shape for key, value in state.items()}):
+        fitted, resized = fit_positions(state, shapes)
+        assert resized == [] and all(fitted[key] is state[key] for key in state)
