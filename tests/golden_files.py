@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from official_files import ABSOLUTE_MICRO, RELATIVE_MICRO
 
 from mmlit import LIT, read_checkpoint
+from official_files import ABSOLUTE_MICRO, RELATIVE_MICRO
 
 REDUCED = Path(__file__).resolve().parent / 'data' / 'golden.npz'
 ARCHS = {'relative': RELATIVE_MICRO, 'absolute': ABSOLUTE_MICRO}

@@ -4,9 +4,9 @@ from functools import lru_cache
 
 import torch
 from mmengine.model import BaseModule
-from official_files import ABSOLUTE_MICRO, RELATIVE_MICRO, official_state
 
 from mmlit import LIT
+from official_files import ABSOLUTE_MICRO, RELATIVE_MICRO, official_state
 
 FAMILIES = {'relative': RELATIVE_MICRO, 'absolute': ABSOLUTE_MICRO}
 NAME = 'LIT of embed_dims (24, 48, 96, 192), depths (1, 1, 2, 1)'

@@ -2,12 +2,6 @@
 
 import pytest
 import torch
-from official_files import (
-    ABSOLUTE_MICRO,
-    RELATIVE_MICRO,
-    official_shapes,
-    official_state,
-)
 
 from mmlit import LIT
 from mmlit.archs import ARCHS
@@ -18,6 +12,12 @@ from mmlit.convert import (
     to_official,
 )
 from mmlit.position import dense_bias
+from official_files import (
+    ABSOLUTE_MICRO,
+    RELATIVE_MICRO,
+    official_shapes,
+    official_state,
+)
 
 FAMILIES = {'relative': RELATIVE_MICRO, 'absolute': ABSOLUTE_MICRO}
 TABLE = 'layers.2.blocks.0.attn.relative_position_bias_table'

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from mmlit import LIT, read_checkpoint
+from mmlit.archs import ARCHS
 from official_files import (
     ABSOLUTE_MICRO,
     RELATIVE_MICRO,
     official_file,
     official_state,
 )
-
-from mmlit import LIT, read_checkpoint
-from mmlit.archs import ARCHS
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 ARCH = {'relative': RELATIVE_MICRO, 'absolute': ABSOLUTE_MICRO}

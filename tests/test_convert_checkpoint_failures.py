@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from official_files import ABSOLUTE_MICRO, official_file, official_state
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'

@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-from official_files import ABSOLUTE_MICRO, official_file, official_state
 
 from mmlit.archs import ARCHS
 from mmlit.convert import to_mmlit
 from mmlit.layouts import find_prefix, guess_arch, layout_of
+from official_files import ABSOLUTE_MICRO, official_file, official_state
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from mmengine.model import ExponentialMovingAverage
+
 from loading_helpers import (
     FAMILIES,
     NAME,
@@ -16,10 +18,8 @@ from loading_helpers import (
     same,
     snapshot,
 )
-from mmengine.model import ExponentialMovingAverage
-from official_files import ABSOLUTE_MICRO, official_file
-
 from mmlit import LIT, loading
+from official_files import ABSOLUTE_MICRO, official_file
 
 # --- the layouts, under any prefix, in any container ------------------------------
 

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 import torch
+from mmengine.runner import load_checkpoint
+
 from loading_helpers import (
     FAMILIES,
     NAME,
@@ -13,11 +15,9 @@ from loading_helpers import (
     relative,
     same,
 )
-from mmengine.runner import load_checkpoint
-from official_files import ABSOLUTE_MICRO, IMG_SIZES, official_file, official_state
-
 from mmlit import LIT, read_checkpoint
 from mmlit.archs import ARCHS
+from official_files import ABSOLUTE_MICRO, IMG_SIZES, official_file, official_state
 
 COUNTS = {'tiny': 173, 'small': 147, 'medium': 303, 'base': 303}
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from loading_helpers import (
     NAME,
     TABLE,
@@ -14,10 +15,9 @@ from loading_helpers import (
     relative,
     snapshot,
 )
-from official_files import ABSOLUTE_MICRO, official_state
-
 from mmlit import LIT
 from mmlit.archs import ARCHS
+from official_files import ABSOLUTE_MICRO, official_state
 
 
 def refused(net, state, *words, strict=False):

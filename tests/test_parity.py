@@ -6,8 +6,8 @@ In any clone from `data/golden.npz`, and from the full set where there is one.
 import numpy as np
 import pytest
 import torch
-from golden_files import REDUCED, difference, full, reduced
 
+from golden_files import REDUCED, difference, full, reduced
 from mmlit.convert import to_official
 from mmlit.kernels import KERNELS
 

@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import Any, Dict, Mapping
 
 import torch
-from common import stop
-from conversion import Result, convert_to_mmlit, convert_to_official
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from whole_file import write_whole
 
+from common import stop
+from conversion import Result, convert_to_mmlit, convert_to_official
 from mmlit import __version__, read_checkpoint
 from mmlit.archs import ARCHS
 from mmlit.checkpoint_reader import BrokenCheckpointError, UnsafeCheckpointError
 from mmlit.checks import check_img_size
 from mmlit.lit import MIN_IMG_SIZE
+from whole_file import write_whole
 
 
 def main() -> None:
