@@ -159,7 +159,7 @@ def _trouble(
             wrong.append('{} is {}, not {}'.format(theirs, *shapes))
     kinds = (
         ('wrong shapes', wrong),
-        ('keys that it does not have', unknown),
+        ('keys that the network does not have', unknown),
         ('missing keys', _missing(own, found.state, found.family)),
     )
     return [f'{what}: {summary(keys)}' for what, keys in kinds if keys]
