@@ -27,6 +27,7 @@ import torch
 from mmengine.utils import digit_version
 
 from . import strict_pickle
+from .layouts import ENTRANCES
 
 #: torch keeps one list of what may be read for all threads of a process.
 _ONE_READER = threading.RLock()
@@ -45,12 +46,8 @@ _SIGNS_OF_DAMAGE = (
 )
 _TORCHSCRIPT = 'a network as TorchScript, which is code'
 _ZIP, _PICKLE = b'PK\x03\x04', b'\x80'
-#: Whose names begin the keys of a LIT: the authors' two layouts and ours.
-_FIRST_KEYS = (
-    'patch_embed.proj.weight',
-    'patch_embed1.proj.weight',
-    'stages.0.enter.proj.weight',
-)
+#: One key that each layout of a LIT has.
+_FIRST_KEYS = tuple(f'{entrance}.proj.weight' for entrance in ENTRANCES)
 
 
 class UnsafeCheckpointError(pickle.UnpicklingError):

@@ -28,25 +28,12 @@ from .layouts import (
     FOLDED,
     RULES,
     TABLE,
-    find_prefix,
     guess_arch,
-    layout_of,
     official_key,
     recognise,
     summary,
     translate,
 )
-from .position import fit_positions
-
-__all__ = [
-    'Conversion',
-    'find_prefix',
-    'fit_positions',
-    'guess_arch',
-    'layout_of',
-    'to_mmlit',
-    'to_official',
-]
 
 State = Dict[str, Tensor]
 Shapes = Mapping[str, Sequence[int]]

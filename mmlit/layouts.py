@@ -98,13 +98,14 @@ DROPPED = {
     ],
 }
 
-_ENTRANCES = {
+#: What the first keys of a LIT begin with, and the layout that this tells.
+ENTRANCES = {
     'patch_embed': 'relative',
     'patch_embed1': 'absolute',
     'stages.0.enter': 'mmlit',
 }
 _ENTRANCE_KEY = re.compile(
-    r'(?P<prefix>(?:.*\.)?)(?P<entrance>patch_embed|patch_embed1|stages\.0\.enter)\.'
+    rf'(?P<prefix>(?:.*\.)?)(?P<entrance>{"|".join(map(re.escape, ENTRANCES))})\.'
     + HOLES['embed']
 )
 #: A part of a network has too few keys to be told under a prefix of any name.
@@ -123,7 +124,7 @@ def recognise(keys: Iterable[str]) -> Optional[Tuple[str, str]]:
     """
     keys, found = list(keys), {}
     for match in filter(None, map(_ENTRANCE_KEY.fullmatch, keys)):
-        found[match['prefix']] = _ENTRANCES[match['entrance']]
+        found[match['prefix']] = ENTRANCES[match['entrance']]
     if len(found) > 1:
         plain = sorted(filter(_WRAPPERS.fullmatch, found), key=len)
         if not plain:

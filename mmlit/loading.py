@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .archs import ARCHS
 from .convert import Conversion, to_mmlit
 from .layouts import (
+    PATCH_EMBEDDING,
     RULES,
     guess_arch,
     is_mmlit_key,
@@ -27,8 +28,6 @@ from .position import fit_positions
 
 #: Where a checkpoint file keeps the weights: mmengine's and mmcv's, the authors'.
 CONTAINERS = ('state_dict', 'model')
-#: Weights with a patch embedding are meant as a whole network, others as a part of one.
-PATCH_EMBEDDING = 'stages.0.enter.'
 _OUTPUT_NORM = re.compile(r'stages\.(\d+)\.out_norm\.')
 
 

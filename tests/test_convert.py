@@ -5,12 +5,8 @@ import torch
 
 from mmlit import LIT
 from mmlit.archs import ARCHS
-from mmlit.convert import (
-    find_prefix,
-    layout_of,
-    to_mmlit,
-    to_official,
-)
+from mmlit.convert import to_mmlit, to_official
+from mmlit.layouts import find_prefix, layout_of
 from mmlit.position import dense_bias
 from official_files import (
     ABSOLUTE_MICRO,
