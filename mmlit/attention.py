@@ -22,7 +22,7 @@ class GlobalAttention(BaseModule):
         attn_kernel: Name of the kernel, see :mod:`mmlit.kernels`.
 
     Raises:
-        ValueError: Unknown kernel.
+        ValueError: Unknown kernel, or one that cannot run here or has no dropout.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class GlobalAttention(BaseModule):
         super().__init__()
         self.num_heads = num_heads
         self.attn_drop_rate = attn_drop_rate
-        self.kernel = resolve_kernel(attn_kernel)
+        self.kernel = resolve_kernel(attn_kernel, attn_drop_rate)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.position_bias = (
             None if bias_grid is None else RelativePositionBias(num_heads, bias_grid)

@@ -15,10 +15,14 @@ and enter it in :data:`KERNELS`; blocks and backbone stay as they are.
 import math
 from typing import Callable, Dict, Optional
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .position import dense_bias
+from .chunked import chunked
+from .custom_ops import is_exporting
+from .flex import flex, why_no_flex
+from .position import bias_windows, dense_bias, lay_out_columns
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Optional[Tensor], float], Tensor]
 
@@ -37,23 +41,78 @@ def eager(
 def sdpa(
     q: Tensor, k: Tensor, v: Tensor, bias_table: Optional[Tensor], dropout_p: float
 ) -> Tensor:
-    """torch's fused attention with the dense bias (heads, N, N) as its mask."""
-    mask = None if bias_table is None else dense_bias(bias_table).to(q.dtype)[None]
+    """torch's fused attention with the dense bias (heads, N, N) as its mask.
+
+    With the keys reversed, the bias is a plain copy of windows of the table.
+    """
+    mask = None
+    if bias_table is not None:
+        k, v = k.flip(2), v.flip(2)
+        height, width = grid = [(side + 1) // 2 for side in bias_table.shape[1:]]
+        laid_out = lay_out_columns(bias_table.to(q.dtype), width, slice(None))
+        mask = bias_windows(laid_out, grid).transpose(1, 2).flatten(1, 2)[None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
 
 
-KERNELS: Dict[str, Kernel] = {'eager': eager, 'sdpa': sdpa}
+#: Up to this size of the dense bias (bytes), spelling it out costs less than chunks.
+SMALL_BIAS = {'cpu': 2 * 2**20, 'cuda': 64 * 2**20}
 
 
-def resolve_kernel(name: str) -> Kernel:
-    """The kernel that an ``attn_kernel`` argument means; ``'auto'`` is ``sdpa``.
+def auto(
+    q: Tensor, k: Tensor, v: Tensor, bias_table: Optional[Tensor], dropout_p: float
+) -> Tensor:
+    """The best of the others for the case at hand, as measured.
+
+    ``docs/performance.md`` shows the measurements. On a GPU nothing was measured yet:
+    there memory decides.
+    """
+    if is_exporting():
+        return eager(q, k, v, bias_table, dropout_p)
+    if bias_table is None or dropout_p:
+        return sdpa(q, k, v, bias_table, dropout_p)
+    heads, tokens = q.shape[1:3]
+    bias_bytes = heads * tokens**2 * q.element_size()
+    learned = torch.is_grad_enabled() and bias_table.requires_grad
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    if bias_bytes > SMALL_BIAS.get(q.device.type, 0) or (learned and deterministic):
+        return chunked(q, k, v, bias_table, dropout_p)
+    return sdpa(q, k, v, bias_table, dropout_p)
+
+
+KERNELS: Dict[str, Kernel] = {
+    'auto': auto,
+    'eager': eager,
+    'sdpa': sdpa,
+    'chunked': chunked,
+    'flex': flex,
+}
+#: The kernels that refuse dropout on the attention weights.
+WITHOUT_DROPOUT = ('chunked', 'flex')
+
+
+def resolve_kernel(name: str, dropout_p: float = 0.0) -> Kernel:
+    """The kernel that an ``attn_kernel`` argument means.
+
+    Args:
+        name: A key of :data:`KERNELS`.
+        dropout_p: The dropout on the attention weights that it will be asked for.
 
     Raises:
-        ValueError: Unknown name.
+        ValueError: Unknown name, a kernel that cannot run here, or one without the
+            dropout asked for.
     """
-    if name == 'auto':
-        return sdpa
     if not isinstance(name, str) or name not in KERNELS:
-        valid = ', '.join(['auto', *KERNELS])
-        raise ValueError(f'attn_kernel={name!r} is unknown; valid: {valid}')
+        raise ValueError(
+            f'attn_kernel={name!r} is unknown; valid: {", ".join(KERNELS)}'
+        )
+    reason = why_no_flex() if name == 'flex' else None
+    if reason:
+        raise ValueError(
+            f"attn_kernel='flex' cannot run here: {reason}; take 'auto' or 'chunked'"
+        )
+    if dropout_p and name in WITHOUT_DROPOUT:
+        raise ValueError(
+            f'attn_kernel={name!r} has no dropout, so attn_drop_rate={dropout_p} must '
+            "be 0; 'auto', 'sdpa' and 'eager' have it"
+        )
     return KERNELS[name]

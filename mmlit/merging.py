@@ -7,12 +7,11 @@ samples the four at positions that it predicts from the cell.
 import math
 
 import torch
-from mmcv.ops import DeformConv2d, deform_conv2d
+from mmcv.ops import DeformConv2d
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-MERGE_SIZE = 2
-MAX_IM2COL_STEP = 32
+from .deform_conv import MERGE_SIZE, deformable_merge
 
 
 class OffsetConv(nn.Conv2d):
@@ -71,19 +70,9 @@ class MergeConv2d(DeformConv2d):
         """
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            tokens = x.to(dtype).contiguous()
-            merged = deform_conv2d(
-                tokens,
-                self.conv_offset(tokens),
-                self.weight.to(dtype),
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.groups,
-                self.deform_groups,
-                False,
-                _im2col_step(x.shape[0]),
-            )
+            tokens = x.to(dtype)
+            offsets = self.conv_offset(tokens)
+            merged = deformable_merge(tokens, offsets, self.weight.to(dtype))
         return merged.to(x.dtype)
 
 
@@ -104,9 +93,4 @@ class DeformableTokenMerging(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H//2, W//2, C'); an odd last row or column is lost."""
         x = self.dconv(x.permute(0, 3, 1, 2))
-        return self.act(self.norm(x)).permute(0, 2, 3, 1)
-
-
-def _im2col_step(batch: int) -> int:
-    """Images per call of mmcv's kernel: its assertion wants a divisor of the batch."""
-    return max(n for n in range(1, MAX_IM2COL_STEP + 1) if batch % n == 0)
+        return self.act(self.norm(x)).permute(0, 2, 3, 1).contiguous()

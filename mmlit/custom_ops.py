@@ -1,0 +1,64 @@
+"""Functions that torch.compile takes as one node, whatever they do inside.
+
+The compiler traces through Python, but not into compiled extensions, and it unrolls
+loops, anew for each size. An operator defined here is opaque to it: it only learns the
+shape of the output.
+"""
+
+from typing import Callable
+
+import torch
+
+#: Namespace of the operators: ``torch.ops.mmlit.<name>``.
+NAMESPACE = 'mmlit'
+#: torch < 2.4 cannot define operators in Python. Everything works without them, but
+#: for torch.compile.
+AVAILABLE = hasattr(torch.library, 'custom_op')
+
+
+def define_op(name: str, function: Callable, fake: Callable) -> Callable:
+    """Make a function an operator.
+
+    Args:
+        name: Its name in :data:`NAMESPACE`.
+        function: Takes tensors, optional tensors and numbers, returns tensors that
+            share no memory with its arguments. Its annotations become the schema.
+        fake: Takes the same arguments, returns tensors of the right shape, dtype and
+            strides without computing what is in them.
+    """
+    if not AVAILABLE:
+        return function
+    op = torch.library.custom_op(f'{NAMESPACE}::{name}', function, mutates_args=())
+    op.register_fake(fake)
+    return op
+
+
+def differentiable(op: Callable, backward: Callable, save: Callable) -> Callable:
+    """Give an operator its backward pass.
+
+    Args:
+        op: What :func:`define_op` returned.
+        backward: ``backward(ctx, grad)`` -> a gradient or ``None`` per argument.
+        save: ``save(ctx, inputs, output)`` keeps what ``backward`` needs.
+    """
+    if AVAILABLE:
+        op.register_autograd(backward, setup_context=save)
+        return op
+    parts = dict(forward=op, setup_context=save, backward=backward)
+    methods = {name: staticmethod(part) for name, part in parts.items()}
+    return type(op.__name__, (torch.autograd.Function,), methods).apply
+
+
+def is_compiling() -> bool:
+    """Whether torch.compile is tracing the code that asks."""
+    return _compiler_says('is_compiling')
+
+
+def is_exporting() -> bool:
+    """Whether torch.export, or an ONNX export of either kind, is tracing it."""
+    return _compiler_says('is_exporting') or torch.onnx.is_in_onnx_export()
+
+
+def _compiler_says(question: str) -> bool:
+    ask = getattr(getattr(torch, 'compiler', None), question, None)
+    return ask is not None and ask()
