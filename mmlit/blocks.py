@@ -2,11 +2,17 @@
 
 from typing import Optional
 
+import torch
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .attention import GlobalAttention
+from .custom_ops import is_traced
+
+#: Bytes of hidden activations at a time in inference on the CPU: few enough for its
+#: cache, and for memory that the allocator hands out again instead of mapping anew.
+HIDDEN_BYTES = 8 * 2**20
 
 
 class Mlp(BaseModule):
@@ -27,6 +33,15 @@ class Mlp(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
+        if torch.is_grad_enabled() or x.device.type != 'cpu' or is_traced():
+            return self._transform(x)
+        # Where nothing is kept for a backward pass, tokens can go part by part.
+        tokens = x.flatten(0, -2)
+        most = HIDDEN_BYTES // (self.fc1.out_features * x.element_size())
+        parts = [self._transform(part) for part in tokens.split(max(1, most))]
+        return torch.cat(parts).view(x.shape)
+
+    def _transform(self, x: Tensor) -> Tensor:
         x = self.drop(self.act(self.fc1(x)))
         return self.drop(self.fc2(x))
 

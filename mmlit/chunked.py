@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .bias import add_columns, add_windows, bias_windows, lay_out_columns
 from .custom_ops import define_op, differentiable
-from .position import add_columns, add_windows, bias_windows, lay_out_columns
 
 #: Bytes that a chunk's attention weights, or its bias rows, may take. On the CPU they
 #: should stay in the cache; a GPU wants chunks that keep all of it busy.
@@ -165,7 +165,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     if total.dtype == a.dtype:
         total.baddbmm_(a, b)
     else:
-        total += a @ b
+        total.add_(a @ b)
 
 
 def _grid(q: Tensor, table: Optional[Tensor]) -> Tuple[int, int]:

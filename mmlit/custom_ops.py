@@ -59,6 +59,11 @@ def is_exporting() -> bool:
     return _compiler_says('is_exporting') or torch.onnx.is_in_onnx_export()
 
 
+def is_traced() -> bool:
+    """Whether what runs now is being recorded, to run again on other tensors."""
+    return is_compiling() or is_exporting() or torch.jit.is_tracing()
+
+
 def _compiler_says(question: str) -> bool:
     ask = getattr(getattr(torch, 'compiler', None), question, None)
     return ask is not None and ask()

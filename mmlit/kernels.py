@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .bias import bias_windows, dense_bias, lay_out_columns
 from .chunked import chunked
 from .custom_ops import is_exporting
 from .flex import flex, why_no_flex
-from .position import bias_windows, dense_bias, lay_out_columns
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Optional[Tensor], float], Tensor]
 

@@ -5,6 +5,7 @@ authors do: relative tables bicubically, absolute embeddings bilinearly (both wi
 ``align_corners=False``).
 """
 
+from collections import OrderedDict
 from typing import Dict, List, Mapping, Sequence, Tuple
 
 import torch
@@ -13,6 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .archs import PATCH_SIZE
+from .custom_ops import is_traced
 from .layouts import EMBEDDING, TABLE
 
 #: Reference image side of the absolute embeddings; the authors pretrain at 224 and
@@ -96,76 +98,54 @@ def fit_positions(
     return fitted, resized
 
 
-def dense_bias(table: Tensor) -> Tensor:
-    """Spell a bias table out for every pair of tokens.
+class ResizedTables:
+    """A table's resized copies for the map sizes met last, for inference.
 
-    ``bias[h, (y1, x1), (y2, x2)] = table[h, y1 - y2 + H - 1, x1 - x2 + W - 1]``: for
-    a fixed query the bias is a window of the table, read backwards, so strided views
-    give it without an index tensor.
-
-    Args:
-        table: (heads, 2H-1, 2W-1).
-
-    Returns:
-        (heads, H*W, H*W), queries before keys.
+    Changed weights are noticed by where they are and by torch's count of in-place
+    changes. Writing through ``.data`` escapes that count; on the CPU the weights are
+    compared as well, which costs little, and elsewhere, where it would wait for the
+    device, :meth:`clear` is for that. A copied or pickled module starts with none.
     """
-    heads, height, width = table.shape[0], *((n + 1) // 2 for n in table.shape[1:])
-    windows = table.unfold(1, height, 1).unfold(2, width, 1)  # heads, y1, x1, ...
-    tokens = height * width
-    return windows.flip(3, 4).reshape(heads, tokens, tokens)
+
+    #: Map sizes remembered.
+    MOST = 4
+
+    def __init__(self):
+        self.clear()
+
+    def __reduce__(self):
+        return type(self), ()
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._whereabouts = self._copy = None
+        self._resized = OrderedDict()
+
+    def get(self, table: Tensor, grid: tuple) -> Tensor:
+        """What ``resize_bias_table(table, grid)`` gives, without a gradient."""
+        if not self._is_of(table):
+            self.clear()
+            self._whereabouts = _whereabouts(table)
+            if table.device.type == 'cpu':
+                self._copy = table.detach().clone()
+        resized = self._resized.pop(grid, None)
+        if resized is None:
+            resized = resize_bias_table(table.detach(), grid)
+        self._resized[grid] = resized
+        while len(self._resized) > self.MOST:
+            self._resized.popitem(last=False)
+        return resized
+
+    def _is_of(self, table: Tensor) -> bool:
+        if self._whereabouts != _whereabouts(table):
+            return False
+        return self._copy is None or torch.equal(self._copy, table)
 
 
-def lay_out_columns(table: Tensor, width: int, columns: slice) -> Tensor:
-    """What queries of some map columns need of a bias table, as one row each.
-
-    With the *keys* reversed, a query's window of the table reads forwards,
-    ``bias[h, (y, x), reversed key (a, b)] = table[h, y + a, x + b]``, so all queries
-    of map column x read ``table[:, :, x:x + W]``: (2H-1)*W numbers, where spelling
-    their bias out takes H*N.
-
-    Args:
-        table: (heads, 2H-1, 2W-1).
-        width: Map width W.
-        columns: The map columns x.
-
-    Returns:
-        (heads, columns, (2H-1)*W), for :func:`bias_windows`.
-    """
-    parts = table.unfold(2, width, 1)[:, :, columns]  # heads, 2H-1, columns, W
-    return parts.transpose(1, 2).flatten(2)
-
-
-def bias_windows(laid_out: Tensor, grid: tuple, rows: slice = slice(None)) -> Tensor:
-    """The bias of the queries in some map rows of :func:`lay_out_columns`, as a view.
-
-    The window of query (y, x) starts y*W numbers into its column's row.
-
-    Args:
-        laid_out: (heads, columns, (2H-1)*W).
-        grid: Token grid (H, W).
-        rows: The map rows y.
-
-    Returns:
-        (heads, columns, rows, N), over reversed keys; its elements overlap.
-    """
-    height, width = grid
-    return laid_out.unfold(2, height * width, width)[:, :, rows]
-
-
-def add_windows(laid_out: Tensor, bias: Tensor, width: int, rows: slice) -> None:
-    """The transpose of :func:`bias_windows`: adds bias to where it was read from."""
-    tokens = bias.shape[-1]
-    starts = range(0, laid_out.shape[-1] - tokens + 1, width)
-    for start, row in zip(starts[rows], bias.unbind(2)):
-        laid_out[:, :, start : start + tokens] += row
-
-
-def add_columns(table: Tensor, laid_out: Tensor, width: int, columns: slice) -> None:
-    """The transpose of :func:`lay_out_columns`: adds to where it was read from."""
-    parts = laid_out.unflatten(2, (-1, width))
-    starts = range(table.shape[-1] - width + 1)
-    for start, column in zip(starts[columns], parts.unbind(1)):
-        table[:, :, start : start + width] += column
+def _whereabouts(table: Tensor) -> tuple:
+    """What changes with a tensor that is replaced, or written to in place."""
+    version = None if table.is_inference() else table._version
+    return table.device, table.dtype, table.data_ptr(), version
 
 
 class RelativePositionBias(BaseModule):
@@ -184,15 +164,24 @@ class RelativePositionBias(BaseModule):
         self.relative_position_bias_table = nn.Parameter(
             torch.empty(num_heads, 2 * grid[0] - 1, 2 * grid[1] - 1)
         )
+        self.resized = ResizedTables()
         self.init_weights()
 
     def init_weights(self):
         """Truncated normal of standard deviation 0.02."""
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
+    def train(self, mode: bool = True) -> 'RelativePositionBias':
+        """Set the mode; weights averaged or swapped in between are noticed by it."""
+        self.resized.clear()
+        return super().train(mode)
+
     def forward(self, grid: tuple) -> Tensor:
         """The table for a token grid (H, W): (heads, 2H-1, 2W-1)."""
-        return resize_bias_table(self.relative_position_bias_table, grid)
+        table = self.relative_position_bias_table
+        if torch.is_grad_enabled() or is_traced():
+            return resize_bias_table(table, grid)
+        return self.resized.get(table, grid)
 
 
 class AbsolutePosition(BaseModule):

@@ -5,9 +5,9 @@ import torch
 
 from mmlit import LIT
 from mmlit.archs import ARCHS
+from mmlit.bias import dense_bias
 from mmlit.convert import to_mmlit, to_official
 from mmlit.layouts import find_prefix, layout_of
-from mmlit.position import dense_bias
 from official_files import (
     ABSOLUTE_MICRO,
     RELATIVE_MICRO,

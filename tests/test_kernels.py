@@ -5,21 +5,41 @@ import math
 import pytest
 import torch
 
-from mmlit.kernels import KERNELS, eager, resolve_kernel
-from mmlit.position import dense_bias
+from mmlit import kernels
+from mmlit.bias import dense_bias
+from mmlit.kernels import KERNELS, auto, eager, resolve_kernel
 
 H, W, HEADS, DIM = 5, 7, 3, 4
+#: Those that run on a CPU; for flex see test_flex.py.
+ON_CPU = [name for name in KERNELS if name != 'flex']
 
 
-def inputs(dtype=torch.float64, batch=2):
+def inputs(dtype=torch.float64, batch=2, grid=(H, W), dim=DIM):
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape):
         tensor = torch.randn(*shape, generator=generator, dtype=torch.float64)
         return tensor.to(dtype).requires_grad_()
 
-    qkv = [random(batch, HEADS, H * W, DIM) for _ in range(3)]
-    return qkv, random(HEADS, 2 * H - 1, 2 * W - 1)
+    tokens = grid[0] * grid[1]
+    # As attention makes them: one tensor, the heads inside.
+    qkv = random(batch, tokens, 3, HEADS, dim).permute(2, 0, 3, 1, 4)
+    return list(qkv), random(HEADS, 2 * grid[0] - 1, 2 * grid[1] - 1)
+
+
+def values_and_gradients(kernel, qkv, table):
+    leaves = qkv if table is None else [*qkv, table]
+    out = kernel(*qkv, table, 0.0)
+    weight = torch.linspace(-1, 1, out.numel()).reshape(out.shape).to(out.dtype)
+    return [out, *torch.autograd.grad((out * weight).sum(), leaves)]
+
+
+def check_close(actual, expected, tolerance):
+    for one, other in zip(actual, expected, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(
+            one, other, rtol=0, atol=tolerance * other.abs().max().item()
+        )
 
 
 def test_eager_is_the_formula():
@@ -33,26 +53,59 @@ def test_eager_is_the_formula():
         torch.testing.assert_close(out[b, h, i], expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize('name', [name for name in KERNELS if name != 'eager'])
+@pytest.mark.parametrize('name', [name for name in ON_CPU if name != 'eager'])
 @pytest.mark.parametrize('with_bias', [True, False])
+@pytest.mark.parametrize('grid', [(5, 7), (7, 5), (1, 6), (6, 1)])
 @pytest.mark.parametrize(
     ('dtype', 'tolerance'), [(torch.float64, 1e-12), (torch.float32, 2e-6)]
 )
-def test_kernel_equals_eager(name, with_bias, dtype, tolerance):
-    results = []
-    for kernel in (KERNELS['eager'], KERNELS[name]):
-        qkv, table = inputs(dtype)
-        leaves = [*qkv, table] if with_bias else qkv
-        out = kernel(*qkv, table if with_bias else None, 0.0)
-        weight = torch.linspace(-1, 1, out.numel(), dtype=dtype).reshape(out.shape)
-        results.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
-    for expected, actual in zip(*results):
-        torch.testing.assert_close(
-            actual, expected, rtol=0, atol=tolerance * expected.abs().max().item()
+def test_kernel_equals_eager(name, with_bias, grid, dtype, tolerance):
+    qkv, table = inputs(dtype, grid=grid)
+    table = table if with_bias else None
+    expected = values_and_gradients(eager, qkv, table)
+    actual = values_and_gradients(KERNELS[name], qkv, table)
+    check_close(actual, expected, tolerance)
+    with torch.no_grad():
+        check_close([KERNELS[name](*qkv, table, 0.0)], expected[:1], tolerance)
+
+
+@pytest.mark.parametrize('name', ON_CPU)
+def test_one_token_attends_to_itself(name):
+    (q, k, v), table = inputs(grid=(1, 1))
+    torch.testing.assert_close(KERNELS[name](q, k, v, table, 0.0), v)
+
+
+@pytest.mark.parametrize('name', [name for name in ON_CPU if name != 'eager'])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_is_as_good_as_eagers(name, dtype):
+    """Against float64: no kernel may lose more than the definition does, twice over."""
+    qkv, table = inputs(torch.float64, dim=16)
+    expected = values_and_gradients(eager, qkv, table)
+    half = [x.detach().to(dtype).requires_grad_() for x in qkv]
+    table = table.detach().float().requires_grad_()
+    errors = []
+    for kernel in (eager, KERNELS[name]):
+        actual = values_and_gradients(kernel, half, table)
+        assert actual[0].dtype == dtype
+        errors.append(
+            [(a - e).abs().max().item() for a, e in zip(actual, expected, strict=True)]
         )
+    for eagers, ours in zip(*errors, strict=True):
+        assert ours <= 2 * eagers
 
 
-@pytest.mark.parametrize('name', KERNELS)
+@pytest.mark.parametrize('name', [name for name in ON_CPU if name != 'eager'])
+def test_detection_resolution(name):
+    """The 50 x 84 tokens of an 800 x 1344 image; one head keeps it quick."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 1, 4200, 32, generator=generator)
+    table = torch.randn(1, 99, 167, generator=generator)
+    with torch.no_grad():
+        expected = eager(q, k, v, table, 0.0)
+        check_close([KERNELS[name](q, k, v, table, 0.0)], [expected], 2e-6)
+
+
+@pytest.mark.parametrize('name', ['auto', 'eager', 'sdpa'])
 def test_dropout_drops_weights_and_keeps_the_mean(name):
     (q, k, v), table = inputs(torch.float32, batch=400)
     torch.manual_seed(0)
@@ -65,9 +118,76 @@ def test_dropout_drops_weights_and_keeps_the_mean(name):
     assert ((dropped.mean(0) - full[0]).abs() < 6 * spread + 1e-3).all()
 
 
+@pytest.mark.parametrize('name', kernels.WITHOUT_DROPOUT)
+def test_dropout_refused(name, monkeypatch):
+    monkeypatch.setattr(kernels, 'why_no_flex', lambda: None)
+    with pytest.raises(ValueError, match=f'{name}.*attn_drop_rate=0.1 must be 0'):
+        resolve_kernel(name, 0.1)
+    assert resolve_kernel(name) is KERNELS[name]
+    (q, k, v), table = inputs()
+    with pytest.raises(ValueError, match='no dropout, got 0.1'):
+        KERNELS[name](q, k, v, table, 0.1)
+
+
 def test_resolve():
-    assert resolve_kernel('auto') is KERNELS['sdpa']
+    assert resolve_kernel('auto', 0.1) is auto
     assert resolve_kernel('eager') is eager
     for bad in ('flash', '', None):
-        with pytest.raises(ValueError, match=f'attn_kernel={bad!r}.*auto, eager, sdpa'):
+        match = f'attn_kernel={bad!r}.*auto, eager, sdpa, chunked, flex'
+        with pytest.raises(ValueError, match=match):
             resolve_kernel(bad)
+
+
+def test_flex_says_why_not(monkeypatch):
+    monkeypatch.setattr(kernels, 'why_no_flex', lambda: 'it needs a moon')
+    with pytest.raises(ValueError, match="attn_kernel='flex' cannot run here: .* moon"):
+        resolve_kernel('flex')
+
+
+class TestAuto:
+    """The rule, told by which kernel is called."""
+
+    @pytest.fixture
+    def called(self, monkeypatch):
+        names = []
+        for name in ('eager', 'sdpa', 'chunked'):
+            monkeypatch.setattr(
+                kernels, name, lambda *args, name=name: names.append(name)
+            )
+        return names
+
+    def test_no_bias_is_fused(self, called):
+        (q, k, v), _ = inputs(grid=(40, 40))
+        auto(q, k, v, None, 0.0)
+        assert called == ['sdpa']
+
+    def test_dropout_needs_a_kernel_that_has_it(self, called):
+        (q, k, v), table = inputs(grid=(40, 40))
+        auto(q, k, v, table, 0.1)
+        assert called == ['sdpa']
+
+    def test_large_maps_are_chunked(self, called):
+        (q, k, v), table = inputs(grid=(40, 40))
+        auto(q, k, v, table, 0.0)
+        assert called == ['chunked']
+
+    def test_small_maps_spell_the_bias_out_in_inference(self, called):
+        (q, k, v), table = inputs()
+        with torch.no_grad():
+            auto(q, k, v, table, 0.0)
+        assert called == ['sdpa']
+
+    def test_deterministic_training(self, called):
+        (q, k, v), table = inputs()
+        torch.use_deterministic_algorithms(True)
+        try:
+            auto(q, k, v, table, 0.0)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert called == ['chunked']
+
+    def test_export_takes_the_definition(self, called, monkeypatch):
+        (q, k, v), table = inputs(grid=(40, 40))
+        monkeypatch.setattr(kernels, 'is_exporting', lambda: True)
+        auto(q, k, v, table, 0.0)
+        assert called == ['eager']

@@ -7,31 +7,10 @@ import torch.nn.functional as F
 from mmlit.position import (
     AbsolutePosition,
     RelativePositionBias,
-    dense_bias,
     fit_positions,
     reference_grid,
     resize_bias_table,
 )
-
-
-@pytest.mark.parametrize('grid', [(1, 1), (1, 5), (4, 3), (6, 6)])
-def test_dense_bias_is_the_lookup(grid):
-    height, width = grid
-    table = torch.randn(2, 2 * height - 1, 2 * width - 1)
-    bias = dense_bias(table)
-    assert bias.shape == (2, height * width, height * width)
-    for y1 in range(height):
-        for x1 in range(width):
-            for y2 in range(height):
-                for x2 in range(width):
-                    expected = table[:, y1 - y2 + height - 1, x1 - x2 + width - 1]
-                    actual = bias[:, y1 * width + x1, y2 * width + x2]
-                    assert torch.equal(actual, expected)
-
-
-def test_dense_bias_gradient():
-    table = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(dense_bias, table)
 
 
 @pytest.mark.parametrize(
