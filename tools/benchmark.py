@@ -29,6 +29,7 @@ from benchmark_plots import draw_plots
 from benchmark_report import write_report
 from benchmark_run import Bench, memory_obstacle
 from benchmark_tables import make_table
+from common import stop
 
 MIN_SIDE = 32
 FILE_WIDTH = 150
@@ -49,7 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
         compile=args.compile,
     )
     torch.set_num_threads(args.threads)
-    report = run(args, settings)
+    try:
+        report = run(args, settings)
+    except KeyboardInterrupt:
+        stop(f'interrupted; the image sizes done so far are in {args.out_dir}')
+    except OSError as error:
+        stop(f'--out-dir {args.out_dir}: {error}')
     # In a file, the table need not fit a narrow screen.
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     console.print(make_table(report))
@@ -60,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         names += draw_plots(report, args.out_dir)
     print(f'Written to {args.out_dir}: {", ".join(names)}')
     if not any(row['seconds'] for row in report['rows']):
-        sys.exit('benchmark.py: nothing could be measured; the notes above say why')
+        stop('nothing could be measured; the notes above say why')
 
 
 def run(args: argparse.Namespace, settings: Settings) -> dict:
@@ -155,7 +161,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     try:
         _check(args)
     except ValueError as error:
-        sys.exit(f'benchmark.py: {error}')
+        stop(str(error))
     return args
 
 
@@ -171,8 +177,10 @@ def _check(args: argparse.Namespace) -> None:
     args.models = [parse_model(text) for text in args.models]
     _check_unique(args.models)
     _check_device(args.device)
-    if args.out_dir.exists() and not args.out_dir.is_dir():
-        raise ValueError(f'--out-dir {args.out_dir} is a file, not a folder')
+    try:
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f'--out-dir {args.out_dir}: {error.strerror}') from error
 
 
 def _check_least(name: str, value: int, least: int) -> None:

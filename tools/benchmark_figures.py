@@ -19,8 +19,7 @@ def complete_rows(rows: list[dict], settings: dict) -> list[dict]:
     `share`, the former over the latter in float32 on a CPU and in the run's dtype on a
     GPU. None where it was not measured.
     """
-    on_cpu = torch.device(settings['device']).type == 'cpu'
-    reference = 'float32' if on_cpu else settings['dtype']
+    reference = reference_dtype(settings)
     batch = settings['batch']
     complete = []
     for row in rows:
@@ -46,6 +45,12 @@ def complete_rows(rows: list[dict], settings: dict) -> list[dict]:
             )
         )
     return complete
+
+
+def reference_dtype(settings: dict) -> str:
+    """The dtype of the matrix multiplication that speeds are compared with."""
+    on_cpu = torch.device(settings['device']).type == 'cpu'
+    return 'float32' if on_cpu else settings['dtype']
 
 
 def fit_memory(rows: list[dict]) -> list[dict]:

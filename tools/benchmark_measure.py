@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmark_models import DTYPES, Settings, Spec, Step
+from benchmark_models import DTYPES, Settings, Spec
+from benchmark_steps import Step
 
 MEMORY_SCRIPT = Path(__file__).with_name('benchmark_memory.py')
 DISTRIBUTIONS = ('mmlit', 'torch', 'mmcv', 'mmengine', 'mmdet', 'numpy')
@@ -104,9 +105,7 @@ def cpu_memory(
     Raises:
         StepError: The process failed.
     """
-    asked = dict(
-        name=spec.name, kernel=spec.kernel, shape=shape, settings=asdict(settings)
-    )
+    asked = dict(spec=asdict(spec), shape=shape, settings=asdict(settings))
     done = subprocess.run(
         [sys.executable, str(MEMORY_SCRIPT), json.dumps(asked)],
         capture_output=True,

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from benchmark_models import Settings, Spec, Step, build_model
+from benchmark_models import Settings, Spec, build_model
+from benchmark_steps import Step
 
 
 def main() -> None:
@@ -26,9 +27,9 @@ def main() -> None:
     settings = Settings(**asked['settings'])
     torch.set_num_threads(settings.threads)
     try:
-        spec = Spec(asked['name'], asked['kernel'])
+        spec = Spec(**asked['spec'])
         model = build_model(spec, settings)
-        step = Step(spec, model, tuple(asked['shape']), settings)
+        step = Step(model, spec.scope, tuple(asked['shape']), settings)
         gc.collect()
         built = _status('VmHWM')
         reset = _reset_peak()

@@ -1,4 +1,4 @@
-"""What `benchmark.py` measures: models by name, and one step of each.
+"""The models that `benchmark.py` knows, and what they are measured with.
 
 A model is a LIT backbone, one of mmdet's own backbones, or the whole detector of a
 config. mmdet is imported only for the last two.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
-from torch import Tensor, nn
+from mmengine.registry import Registry
+from torch import nn
 
 from mmlit import LIT
 from mmlit.kernels import KERNELS
@@ -36,7 +37,6 @@ DTYPES = {
     'bfloat16': torch.bfloat16,
     'float16': torch.float16,
 }
-OBJECTS_PER_IMAGE = 8
 
 
 @dataclass(frozen=True)
@@ -70,21 +70,23 @@ class Settings:
 
 @dataclass(frozen=True)
 class Spec:
-    """A model as the command line names it: `lit-s`, `lit-s:eager`, `x.py:sdpa`."""
+    """A model as the command line names it: `lit-s`, `lit-s:eager`, `x.py:sdpa`.
+
+    Args:
+        name: That of a backbone, or the path of a config.
+        kernel: LIT's attention kernel; None means 'auto'.
+        scope: The `default_scope` of a config; None for a backbone alone.
+    """
 
     name: str
     kernel: str | None
+    scope: str | None
 
     @property
     def label(self) -> str:
         """What tables and plots call it."""
-        name = Path(self.name).stem if self.is_config else self.name
+        name = Path(self.name).stem if self.scope else self.name
         return f'{name}:{self.kernel}' if self.kernel else name
-
-    @property
-    def is_config(self) -> bool:
-        """Whether it is the whole network of a config file."""
-        return self.name.endswith('.py')
 
 
 def parse_model(text: str) -> Spec:
@@ -93,37 +95,60 @@ def parse_model(text: str) -> Spec:
     Raises:
         ValueError: No such model, config file or kernel.
     """
-    name, colon, kernel = text.rpartition(':') if ':' in text else (text, '', None)
-    spec = Spec(name, kernel)
-    if spec.is_config:
-        if not Path(name).is_file():
-            raise ValueError(f'model {text}: there is no file {name}')
-    elif name not in (*LIT_ARCHS, *PEERS):
-        valid = ', '.join((*LIT_ARCHS, *PEERS))
-        raise ValueError(f'model {text!r} is unknown; valid: {valid}, or a config .py')
-    if colon and name in PEERS:
-        raise ValueError(f'model {text}: only LIT has kernels, {name} has none')
+    name, kernel = text, None
+    if ':' in text and not text.endswith('.py'):
+        name, _, kernel = text.rpartition(':')
     kernels = list(dict.fromkeys(['auto', *KERNELS]))
-    if colon and kernel not in kernels:
+    if kernel is not None and kernel not in kernels:
         raise ValueError(
             f'model {text}: kernel {kernel!r} is unknown; valid: {", ".join(kernels)}'
         )
-    return spec
+    if name.endswith('.py'):
+        config = _read_config(name)
+        backbone, scope = config.model.backbone.type, config.default_scope
+    elif name in (*LIT_ARCHS, *PEERS):
+        backbone, scope = 'LIT' if name in LIT_ARCHS else name, None
+    else:
+        valid = ', '.join((*LIT_ARCHS, *PEERS))
+        raise ValueError(f'model {text!r} is unknown; valid: {valid}, or a config .py')
+    if kernel is not None and backbone != 'LIT':
+        raise ValueError(f'model {text}: only LIT has kernels, {backbone} has none')
+    return Spec(name, kernel, scope)
+
+
+def _read_config(path: str) -> Config:
+    """A config of something that can be measured."""
+    if not Path(path).is_file():
+        raise ValueError(f'model {path}: there is no such file')
+    try:
+        config = Config.fromfile(path)
+    # A config is Python, and its bases may be of a package that is not installed.
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [''])[0]
+        raise ValueError(
+            f'model {path}: the config cannot be read ({type(error).__name__}: {first})'
+        ) from error
+    scope = config.get('default_scope')
+    if scope not in SCOPES or 'backbone' not in config.get('model', {}):
+        raise ValueError(
+            f'model {path}: measured are configs with a model.backbone and a '
+            f'default_scope out of {", ".join(SCOPES)}, this one has {scope!r}'
+        )
+    return config
 
 
 def build_model(spec: Spec, settings: Settings) -> nn.Module:
     """Builds a model with random weights, ready for steps of this kind.
 
     Raises:
-        ValueError: The kernel is not available here, or the config is for something
-            that cannot be measured.
+        ValueError: The kernel is not available here.
         ImportError: It is one of mmdet's, which is not installed.
     """
     torch.manual_seed(0)
-    if spec.is_config:
+    if spec.scope:
         model = _build_network(spec, settings)
     elif spec.name in PEERS:
-        model = _registry('mmdet').build(PEERS[spec.name])
+        model = _mmdet_models().build(PEERS[spec.name])
     else:
         model = LIT(
             LIT_ARCHS[spec.name],
@@ -152,33 +177,26 @@ def _without_log() -> Iterator[None]:
 
 
 def _build_network(spec: Spec, settings: Settings) -> nn.Module:
-    config = Config.fromfile(spec.name)
-    scope = config.get('default_scope')
-    if scope not in COMPUTES:
-        raise ValueError(
-            f'{spec.name} has default_scope={scope!r}; '
-            f'what can be measured: {", ".join(COMPUTES)}'
-        )
-    model = ConfigDict(_without_pretrained(config.model.to_dict()))
-    if model['backbone']['type'] == 'LIT':
-        model['backbone']['with_cp'] = settings.with_cp
-        model['backbone']['attn_kernel'] = spec.kernel or 'auto'
-    elif spec.kernel:
-        kind = model['backbone']['type']
-        raise ValueError(f'{spec.name}: its backbone {kind} has no kernels')
-    return _registry(scope).build(model)
+    config = _read_config(spec.name).model
+    model = ConfigDict(_without_pretrained(config.to_dict()))
+    if model.backbone.type == 'LIT':
+        model.backbone.with_cp = settings.with_cp
+        model.backbone.attn_kernel = spec.kernel or 'auto'
+    return SCOPES[spec.scope]().build(model)
 
 
-def _registry(scope: str):
-    if find_spec(scope) is None:
-        raise ImportError(f'{scope} is not installed')
-    if scope != 'mmdet':
-        raise ValueError(f'no models are known of {scope}')
+def _mmdet_models() -> Registry:
+    if find_spec('mmdet') is None:
+        raise ImportError('mmdet is not installed: pip install "mmlit[det]"')
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=True)
     return MODELS
+
+
+#: The registries of whole networks, by the scope of their configs.
+SCOPES = {'mmdet': _mmdet_models}
 
 
 def _without_pretrained(config):
@@ -194,81 +212,3 @@ def _without_pretrained(config):
         for key, value in config.items()
         if key != 'pretrained'
     }
-
-
-class Step:
-    """One step of a model on random images of one shape.
-
-    Args:
-        spec: Which model it is.
-        model: It, as `build_model` makes it.
-        shape: (height, width) of the images in pixels.
-        settings: As for `build_model`.
-    """
-
-    def __init__(
-        self, spec: Spec, model: nn.Module, shape: tuple[int, int], settings: Settings
-    ):
-        self.model = model
-        self._settings = settings
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(settings.batch, 3, *shape, generator=generator)
-        images = images.to(settings.device)
-        compute = COMPUTES[_scope(spec)]
-        self._compute = compute(model, images, settings.training)
-
-    def forward(self) -> Tensor | None:
-        """The forward pass; in training, returns the loss."""
-        device, dtype = torch.device(self._settings.device), self._settings.dtype
-        with torch.set_grad_enabled(self._settings.training), torch.autocast(
-            device.type, DTYPES[dtype], enabled=dtype != 'float32'
-        ):
-            return self._compute()
-
-    def __call__(self) -> None:
-        """The whole step; in training, with the backward pass."""
-        loss = self.forward()
-        if self._settings.training:
-            loss.backward()
-            self.model.zero_grad(set_to_none=True)
-
-
-def _scope(spec: Spec) -> str | None:
-    return Config.fromfile(spec.name).default_scope if spec.is_config else None
-
-
-def _compute_backbone(
-    model: nn.Module, images: Tensor, training: bool
-) -> Callable[[], Tensor | None]:
-    generator = torch.Generator().manual_seed(1)
-    weights = torch.randn(4096, generator=generator).to(images.device)
-
-    def compute():
-        levels = model(images)
-        if not training:
-            return None
-        # A weight per channel: a gradient unlike any other, at no cost in memory.
-        means = (level.mean((2, 3), dtype=torch.float32) for level in levels)
-        return sum((mean * weights[: mean.shape[1]]).mean() for mean in means)
-
-    return compute
-
-
-def _compute_detector(
-    model: nn.Module, images: Tensor, training: bool
-) -> Callable[[], Tensor | None]:
-    from benchmark_detection import make_samples
-
-    samples = make_samples(images, OBJECTS_PER_IMAGE)
-
-    def compute():
-        if training:
-            return model.parse_losses(model(images, samples, mode='loss'))[0]
-        model(images, samples, mode='tensor')
-        return None
-
-    return compute
-
-
-#: What computes a step, by the scope of the config; None: a backbone alone.
-COMPUTES = {None: _compute_backbone, 'mmdet': _compute_detector}

@@ -43,7 +43,7 @@ def _latency(row: dict) -> float | None:
 
 
 def _spread(row: dict) -> tuple[float, float]:
-    return 1000 * row['latency']['min'], 1000 * row['latency']['max']
+    return 1000 * row['latency']['q1'], 1000 * row['latency']['q3']
 
 
 def _memory(row: dict) -> float | None:
@@ -84,7 +84,7 @@ def _draw(
     axis.set_xlabel(
         'image side (px)' if square else 'square root of height x width (px)'
     )
-    axis.set_ylabel(label + ('; band: min to max' if spread else ''))
+    axis.set_ylabel(label + ('; band: quartiles' if spread else ''))
     if len(sides) <= 12:
         axis.set_xticks(sorted(sides), [f'{side:.0f}' for side in sorted(sides)])
     axis.set_ylim(bottom=0)

@@ -7,8 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark_counts import FORMULAS, KINDS
+from benchmark_figures import reference_dtype
+from benchmark_models import LIT_IMG_SIZE
+from benchmark_steps import OBJECTS_PER_IMAGE
 from benchmark_tables import COLUMNS, MIB, describe_run, make_cells, make_csv
 from whole_file import write_whole
+
+#: How the figures come about, in words.
+METHOD = (
+    'Models: lit-* are backbones with bias tables for images of '
+    f"{LIT_IMG_SIZE} px, swin-t, pvt-s and r50 are mmdet's own; all emit four levels "
+    'and train all their weights; other names are whole detectors of configs. Weights '
+    'and images are random.',
+    'Latency: the models take turns (A B A B), wall clock on a CPU, CUDA events on a '
+    'GPU.',
+    'Training of a backbone: the loss is a fixed random weighting of the mean of each '
+    'channel of each level. Training of a detector: its own losses, on '
+    f'{OBJECTS_PER_IMAGE} random objects per image. There is no optimizer.',
+    'Forward pass of a detector: up to the raw outputs of its heads, without '
+    'post-processing; in a two-stage detector the heads run on all proposals.',
+    'bfloat16 and float16: autocast, without loss scaling.',
+)
 
 
 def write_report(report: dict, folder: Path) -> None:
@@ -33,6 +52,8 @@ def make_markdown(report: dict) -> str:
         *(f'- {note}' for note in report['notes']),
         _matmul(report),
         _memory(report),
+        '## How it was measured',
+        '\n'.join(f'- {line}' for line in METHOD),
         '## Multiply-accumulates',
         'GMAC per image, by what does them; GFLOP = 2 x GMAC:',
         _breakdown(report),
@@ -76,11 +97,11 @@ def _matmul(report: dict) -> str:
             for dtype, rate in row['matmul_gflops_per_s'].items()
         )
         lines.append(f'- {row["height"]}x{row["width"]}: {rates}')
-    shared = 'float32' if settings['device'] == 'cpu' else settings['dtype']
     return '\n'.join(
         [
             f'"of matmul" is the share of what a matrix multiplication of {size} x '
-            f'{size} reaches in {shared}, measured in the same rounds (medians):',
+            f'{size} reaches in {reference_dtype(settings)}; measured in the same '
+            'rounds, medians:',
             '',
             *lines,
         ]

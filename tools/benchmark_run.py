@@ -17,7 +17,8 @@ from benchmark_measure import (
     reason,
     time_rounds,
 )
-from benchmark_models import Settings, Spec, Step, build_model
+from benchmark_models import Settings, Spec, build_model
+from benchmark_steps import Step
 
 
 class Bench:
@@ -118,7 +119,7 @@ class Bench:
         if self._with_memory and not self._on_cuda:
             row['memory'] = cpu_memory(spec, shape, self._settings)
         self._show(f'{spec.label}: warm-up', shape)
-        step = Step(spec, model, shape, self._settings)
+        step = Step(model, spec.scope, shape, self._settings)
         row['macs'] = count_macs(model, step.forward)
         for _ in range(self._warmup):
             step()

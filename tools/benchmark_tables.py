@@ -30,7 +30,7 @@ def make_table(report: dict) -> Table:
     table = Table(title=describe_run(report['settings']))
     for i, column in enumerate(COLUMNS):
         justify = 'left' if i < 2 else 'right'
-        table.add_column(column, justify=justify, overflow='fold')
+        table.add_column(column, justify=justify, overflow='fold', no_wrap=0 < i < 6)
     for row in report['rows']:
         table.add_row(*make_cells(row))
     return table
@@ -80,8 +80,7 @@ def describe_run(settings: dict) -> str:
             settings['dtype'] + half,
             settings['device'],
             *extras,
-            f'{settings["repeat"]} interleaved rounds after '
-            f'{settings["warmup"]} warm-up steps',
+            f'{settings["repeat"]} interleaved rounds after warming up',
         ]
     )
 
