@@ -37,7 +37,7 @@ def make_settings(mode='forward', **changes):
     return models.Settings(
         **{
             **dict(mode=mode, batch=1, dtype='float32', device='cpu', threads=1),
-            **dict(with_cp=False, compile=False),
+            **dict(with_cp=False),
             **changes,
         }
     )

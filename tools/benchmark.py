@@ -47,7 +47,6 @@ def main(arguments: list[str] | None = None) -> None:
         device=args.device,
         threads=args.threads,
         with_cp=args.with_cp,
-        compile=args.compile,
     )
     torch.set_num_threads(args.threads)
     try:
@@ -143,7 +142,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add('--warmup', type=int, default=1, help='steps before them (default: 1)')
     add('--no-memory', action='store_true', help='do not measure memory')
     add('--with-cp', action='store_true', help="gradient checkpointing of LIT's blocks")
-    add('--compile', action='store_true', help='torch.compile of LIT')
     add(
         '--matmul-size',
         type=int,

@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 #: In words, for reports.
@@ -59,9 +58,7 @@ def count_macs(model: nn.Module, forward: Callable[[], object]) -> dict[str, int
 
             handles.append(module.register_forward_hook(hook, with_kwargs=True))
     try:
-        # Compiled code would not call the hooks of what it has inlined.
-        with torch.compiler.set_stance('force_eager'):
-            forward()
+        forward()
     finally:
         for handle in handles:
             handle.remove()

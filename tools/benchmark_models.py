@@ -51,7 +51,6 @@ class Settings:
         device: torch's name of the device.
         threads: CPU threads of torch.
         with_cp: Gradient checkpointing of LIT's blocks.
-        compile: `torch.compile` of LIT.
     """
 
     mode: str
@@ -60,7 +59,6 @@ class Settings:
     device: str
     threads: int
     with_cp: bool
-    compile: bool
 
     @property
     def training(self) -> bool:
@@ -158,12 +156,7 @@ def build_model(spec: Spec, settings: Settings) -> nn.Module:
         )
     with _without_log():
         model.init_weights()
-    model.to(settings.device).train(settings.training)
-    if settings.compile:
-        for module in model.modules():
-            if isinstance(module, LIT):
-                module.compile()
-    return model
+    return model.to(settings.device).train(settings.training)
 
 
 @contextlib.contextmanager

@@ -149,6 +149,4 @@ def memory_obstacle(settings: Settings) -> str | None:
         return None
     if not os.path.exists('/proc/self/status'):
         return 'memory: resident sets are read from /proc, which is not here'
-    if settings.compile:
-        return 'memory: on a CPU the compiler itself would be measured'
     return None

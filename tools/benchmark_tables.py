@@ -66,14 +66,7 @@ def describe_run(settings: dict) -> str:
         'train': 'Training step (forward and backward pass, no optimizer)',
     }[settings['mode']]
     half = '' if settings['dtype'] == 'float32' else ' under autocast'
-    extras = [
-        text
-        for key, text in (
-            ('with_cp', 'gradient checkpointing in LIT'),
-            ('compile', 'LIT compiled by torch.compile'),
-        )
-        if settings[key]
-    ]
+    extras = ['gradient checkpointing in LIT'] if settings['with_cp'] else []
     return ', '.join(
         [
             f'{step}: batch {settings["batch"]}',
