@@ -156,7 +156,9 @@ def build_model(spec: Spec, settings: Settings) -> nn.Module:
         )
     with _without_log():
         model.init_weights()
-    return model.to(settings.device).train(settings.training)
+    # Not in one line: mmdet's backbones return nothing from `train`.
+    model.to(settings.device).train(settings.training)
+    return model
 
 
 @contextlib.contextmanager
