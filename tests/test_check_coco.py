@@ -152,6 +152,7 @@ def test_unknown_references(spoil, key, words):
         ([[]], r'\[0\] numbers'),
         ([[1, 1, 5, 5]], r'polygons of \[4\] numbers'),
         ([[1, 1, 5, 5, 7]], r'\[5\] numbers'),
+        ([[1, 1, 5, 5, 5, 1], [1, 1, 5, 5, 5, 1, 7]], r'\[6, 7\] numbers'),
         ([1, 1, 5, 5, 5, 1], 'not a list of lists'),
         ([['a'] * 6], 'not a list of lists'),
         ('mask.png', "'mask.png'"),

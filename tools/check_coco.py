@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 from collections import Counter
 
 from check_annotation import AnnotationCheck, is_box, is_number
@@ -90,6 +91,8 @@ def read_coco(path: str, findings: Findings) -> dict | None:
     if not os.path.isfile(path):
         findings.error(f'annotation file {path} does not exist')
         return None
+    # Half a minute for COCO's, and as much for mmdet's own reading later.
+    print(f'reading {path}', file=sys.stderr, flush=True)
     try:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
