@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmlit import LIT
@@ -194,6 +195,36 @@ def test_retinanet_of_the_configs(name):
     assert {key for key, g in decayed.items() if g['lr'] == lr} == {
         key for key in decayed if not key.startswith('backbone.')
     }
+
+
+def test_a_segmentor_in_its_own_scope():
+    pytest.importorskip('mmseg', reason='builds a segmentor')
+    from mmseg.registry import MODELS
+    from mmseg.utils import register_all_modules
+
+    register_all_modules(init_default_scope=False)
+    head = dict(
+        type='FPNHead',
+        in_channels=[8] * 4,
+        in_index=[0, 1, 2, 3],
+        feature_strides=[4, 8, 16, 32],
+        channels=8,
+        num_classes=3,
+    )
+    neck = dict(type='FPN', in_channels=[8, 8, 16, 16], out_channels=8, num_outs=4)
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(
+            dict(
+                type='EncoderDecoder',
+                backbone=dict(type='LIT', arch=SMALL_ARCH),
+                neck=neck,
+                decode_head=head,
+            )
+        )
+        found = scales(model)
+    for name, scale in found.items():
+        assert (scale < 1) == name.startswith('backbone.'), name
+    assert found['backbone.stages.0.enter.proj.weight'] == pytest.approx(RATE**7)
 
 
 def test_two_lits_of_different_depth_and_a_head():
