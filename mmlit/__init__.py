@@ -1,7 +1,8 @@
 """LIT, the Less attention vIsion Transformer, for MMDetection and MMSegmentation.
 
 Importing this package registers `LIT` in mmengine's root registry, so `type='LIT'`
-builds from mmdet's and mmseg's too; neither of them is imported here.
+builds from mmdet's and mmseg's too; neither of them is imported here. With it comes
+`LITLayerDecayOptimWrapperConstructor` for layer-wise learning-rate decay.
 """
 
 from .environment import check_environment
@@ -13,6 +14,7 @@ check_environment()
 from .checkpoint import allow_mmengine_checkpoints
 from .checkpoint_reader import read_checkpoint
 from .checkpoint_schemes import register_checkpoint_schemes
+from .layer_decay import LITLayerDecayOptimWrapperConstructor
 from .lit import LIT
 from .version import __version__
 
@@ -23,6 +25,7 @@ register_checkpoint_schemes()
 
 __all__ = [
     'LIT',
+    'LITLayerDecayOptimWrapperConstructor',
     '__version__',
     'allow_mmengine_checkpoints',
     'check_environment',

@@ -48,10 +48,11 @@ class GlobalAttention(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         B, H, W, C = x.shape
-        qkv = self.qkv(x).reshape(B, H * W, 3, self.num_heads, C // self.num_heads)
+        qkv = self.qkv(x.flatten(0, 2))
+        qkv = qkv.view(B, H * W, 3, self.num_heads, C // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, heads, N, d)
         bias_table = None if self.position_bias is None else self.position_bias((H, W))
         dropout_p = self.attn_drop_rate if self.training else 0.0
         out = self.kernel(q, k, v, bias_table, dropout_p)
-        out = out.transpose(1, 2).reshape(B, H, W, C)
-        return self.proj_drop(self.proj(out))
+        out = self.proj(out.transpose(1, 2).reshape(B * H * W, C))
+        return self.proj_drop(out.view(B, H, W, C))

@@ -33,10 +33,10 @@ class Mlp(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        if torch.is_grad_enabled() or x.device.type != 'cpu' or is_traced():
-            return self._transform(x)
-        # Where nothing is kept for a backward pass, tokens can go part by part.
         tokens = x.flatten(0, -2)
+        if torch.is_grad_enabled() or x.device.type != 'cpu' or is_traced():
+            return self._transform(tokens).view(x.shape)
+        # Where nothing is kept for a backward pass, tokens can go part by part.
         most = HIDDEN_BYTES // (self.fc1.out_features * x.element_size())
         parts = [self._transform(part) for part in tokens.split(max(1, most))]
         return torch.cat(parts).view(x.shape)

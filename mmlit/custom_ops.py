@@ -8,6 +8,7 @@ shape of the output.
 from typing import Callable
 
 import torch
+from torch import Tensor
 
 #: Namespace of the operators: ``torch.ops.mmlit.<name>``.
 NAMESPACE = 'mmlit'
@@ -52,6 +53,15 @@ def differentiable(op: Callable, backward: Callable, save: Callable) -> Callable
 def is_compiling() -> bool:
     """Whether torch.compile is tracing the code that asks."""
     return _compiler_says('is_compiling')
+
+
+def without_strides(x: Tensor) -> Tensor:
+    """Make a permuted view contiguous under torch.compile, which is to keep it.
+
+    torch 2.13's compiler fails to put the strides of a view in order where they depend
+    on an unknown size and the backward pass reads the view.
+    """
+    return x.contiguous() if is_compiling() else x
 
 
 def is_exporting() -> bool:

@@ -48,9 +48,9 @@ def _merge_gathered(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
         per_sample_weights=shares.to(tokens.dtype),
     )
     rows, columns = offsets.shape[2:]
-    samples = samples.view(len(tokens), rows, columns, -1)  # points, then channels
+    samples = samples.view(-1, MERGE_SIZE**2 * channels)  # points, then channels
     merged = F.linear(samples, weight.permute(0, 2, 3, 1).flatten(1))
-    return merged.permute(0, 3, 1, 2)
+    return merged.view(len(tokens), rows, columns, -1).permute(0, 3, 1, 2)
 
 
 def _corners(offsets: Tensor, grid: Tuple[int, int]) -> Tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .bias import bias_windows, dense_bias, lay_out_columns
 from .chunked import chunked
-from .custom_ops import is_exporting
+from .custom_ops import is_compiling, is_exporting
 from .flex import flex, why_no_flex
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Optional[Tensor], float], Tensor]
@@ -74,7 +74,8 @@ def auto(
     bias_bytes = heads * tokens**2 * q.element_size()
     learned = torch.is_grad_enabled() and bias_table.requires_grad
     deterministic = torch.are_deterministic_algorithms_enabled()
-    if bias_bytes > SMALL_BIAS.get(q.device.type, 0) or (learned and deterministic):
+    small = bias_bytes <= SMALL_BIAS.get(q.device.type, 0)
+    if not small or is_compiling() or (learned and deterministic):
         return chunked(q, k, v, bias_table, dropout_p)
     return sdpa(q, k, v, bias_table, dropout_p)
 

@@ -216,7 +216,9 @@ class LIT(BaseModule):
                 '(in mmdet and mmseg the data_preprocessor makes them)'
             )
         height, width = image.shape[-2:]
-        if min(height, width) <= MIN_IMG_SIZE - PATCH_SIZE:
+        too_small = MIN_IMG_SIZE - PATCH_SIZE
+        # Side by side rather than min(): torch.compile learns bounds from these.
+        if height <= too_small or width <= too_small:
             raise ValueError(
                 f'image of {height}x{width} px is too small: LIT needs sides of at '
                 f'least {MIN_IMG_SIZE} px once padded to a multiple of {PATCH_SIZE}'

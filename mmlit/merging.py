@@ -11,6 +11,7 @@ from mmcv.ops import DeformConv2d
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from .custom_ops import without_strides
 from .deform_conv import MERGE_SIZE, deformable_merge
 
 
@@ -35,6 +36,7 @@ class OffsetConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 8, H//2, W//2): y, x of each point, row by row."""
+        x = without_strides(x)
         return self._conv_forward(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
@@ -92,5 +94,5 @@ class DeformableTokenMerging(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H//2, W//2, C'); an odd last row or column is lost."""
-        x = self.dconv(x.permute(0, 3, 1, 2))
+        x = without_strides(self.dconv(x.permute(0, 3, 1, 2)))
         return self.act(self.norm(x)).permute(0, 2, 3, 1).contiguous()

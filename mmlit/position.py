@@ -14,7 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .archs import PATCH_SIZE
-from .custom_ops import is_traced
+from .custom_ops import define_op, differentiable, is_compiling, is_traced
 from .layouts import EMBEDDING, TABLE
 
 #: Reference image side of the absolute embeddings; the authors pretrain at 224 and
@@ -43,9 +43,11 @@ def resize_bias_table(table: Tensor, grid: tuple) -> Tensor:
         the table itself where it has that size already.
     """
     size = (2 * grid[0] - 1, 2 * grid[1] - 1)
+    if is_compiling():
+        return _resize_op(table, *size)
     if table.shape[-2:] == size:
         return table
-    return _resize(table[None], size, 'bicubic')[0]
+    return _resize_table(table, *size)
 
 
 def resize_embedding(embed: Tensor, grid: tuple) -> Tensor:
@@ -212,3 +214,34 @@ def _resize(image: Tensor, size: tuple, mode: str) -> Tensor:
     dtype = torch.promote_types(image.dtype, torch.float32)
     resized = F.interpolate(image.to(dtype), size=size, mode=mode, align_corners=False)
     return resized.to(image.dtype)
+
+
+# torch 2.13's compiler cannot work out sizes such as 2H-1 in a bicubic resize, so for
+# it the resize is an operator.
+
+
+def _resize_table(table: Tensor, rows: int, columns: int) -> Tensor:
+    return _resize(table[None], (rows, columns), 'bicubic')[0]
+
+
+def _resize_table_backward(grad: Tensor, table: Tensor) -> Tensor:
+    dtype = torch.promote_types(grad.dtype, torch.float32)
+    return torch.ops.aten.upsample_bicubic2d_backward(
+        grad.to(dtype)[None], grad.shape[1:], (1, *table.shape), False
+    )[0].to(table.dtype)
+
+
+_resize_backward_op = define_op(
+    'resize_bias_table_backward',
+    _resize_table_backward,
+    lambda grad, table: torch.empty_like(table),
+)
+_resize_op = differentiable(
+    define_op(
+        'resize_bias_table',
+        _resize_table,
+        lambda table, rows, columns: table.new_empty(len(table), rows, columns),
+    ),
+    lambda ctx, grad: (_resize_backward_op(grad, *ctx.saved_tensors), None, None),
+    lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
+)

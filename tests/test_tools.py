@@ -144,6 +144,12 @@ def test_other_data_in_the_way(tool, capsys):
     assert 'size must be' in message
 
 
+def test_check_data_is_for_one_process(tool, capsys):
+    options = ['--check-data', '--launcher', 'pytorch']
+    message = stopped(capsys, tool('train.py'), 'config.py', *options)
+    assert 'tools/check_data.py CONFIG' in message
+
+
 # --- what reaches the runner ------------------------------------------------------
 
 

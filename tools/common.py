@@ -1,4 +1,4 @@
-"""What `train.py` and `test.py` share: options, config, data, runner.
+"""What `train.py`, `test.py` and `check_data.py` share: config, data, runner.
 
 Both serve detection and segmentation: which of the two a config is for is its
 `default_scope`, 'mmdet' or 'mmseg'.
@@ -23,13 +23,9 @@ def stop(message: str) -> NoReturn:
     sys.exit(f'{Path(sys.argv[0]).name}: {message}')
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that training and testing share, as mmdet's users know them."""
-    parser.add_argument(
-        '--work-dir',
-        help='folder for logs and checkpoints (default: the one of the config, else '
-        'work_dirs/<name of the config> in the current folder)',
-    )
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the config and the option that changes it, as mmdet's users know them."""
+    parser.add_argument('config', help='config file')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -38,6 +34,15 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         help='settings that replace those of the config, for example '
         'train_cfg.max_epochs=2 model.backbone.init_cfg=None; write a list as '
         'key="[a,b]" without white space',
+    )
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that training and testing share, as mmdet's users know them."""
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs and checkpoints (default: the one of the config, else '
+        'work_dirs/<name of the config> in the current folder)',
     )
     parser.add_argument(
         '--launcher',
@@ -57,20 +62,26 @@ def check_file(path: str, what: str) -> None:
         stop(f'{what} {path} does not exist (seen from {os.getcwd()})')
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """Reads the config with the command line's settings, and makes its data."""
+def read_config(args: argparse.Namespace) -> Config:
+    """Reads the config with its settings from the command line; registers its scope."""
     check_file(args.config, 'config')
-    # mmengine finds the device of a process by this variable.
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     config = Config.fromfile(args.config)
-    config.launcher = args.launcher
     if args.cfg_options is not None:
         config.merge_from_dict(args.cfg_options)
+    import_scope(config)
+    return config
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Reads the config for a Runner, with all of the command line's settings."""
+    # mmengine finds the device of a process by this variable.
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    config = read_config(args)
+    config.launcher = args.launcher
     if args.work_dir is not None:
         config.work_dir = args.work_dir
     elif config.get('work_dir') is None:
         config.work_dir = os.path.join('work_dirs', Path(args.config).stem)
-    import_scope(config)
     return config
 
 

@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from common import (
     add_common_options,
+    add_config_options,
     build_runner,
     check_file,
     load_config,
@@ -38,7 +39,7 @@ def main() -> None:
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description='Test a detector or segmentor.')
-    parser.add_argument('config', help='config file')
+    add_config_options(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out',

@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from common import (
     add_common_options,
+    add_config_options,
     build_runner,
     check_file,
     load_config,
@@ -34,13 +35,15 @@ def main() -> None:
         config.resume = True
         config.load_from = None if args.resume == 'auto' else args.resume
     make_data(config)
+    if args.check_data:
+        check_data(config)
     build_runner(config).train()
 
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description='Train a detector or segmentor.')
-    parser.add_argument('config', help='config file')
+    add_config_options(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -59,8 +62,26 @@ def parse_args() -> argparse.Namespace:
         help='scale the learning rate by the total batch size over '
         'auto_scale_lr.base_batch_size of the config',
     )
+    parser.add_argument(
+        '--check-data',
+        action='store_true',
+        help='check the training and validation data first, and stop at errors: see '
+        'tools/check_data.py',
+    )
     add_common_options(parser)
     return parser.parse_args()
+
+
+def check_data(config: Config) -> None:
+    """Reads the data through, and stops at errors."""
+    if config.launcher != 'none':
+        stop(
+            '--check-data would run in every process of a distributed training: run '
+            'tools/check_data.py CONFIG before it'
+        )
+    from check_data import stop_at_errors
+
+    stop_at_errors(config)
 
 
 def use_amp(config: Config) -> None:

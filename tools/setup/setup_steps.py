@@ -199,7 +199,9 @@ class Setup:
 
     def install_test(self) -> None:
         """Install what `make test` needs."""
-        self.install_pins('installing the test tools', self.pins('test'), ())
+        # fvcore and iopath have no wheels; the build step's setuptools builds them.
+        options = ('--no-build-isolation',)
+        self.install_pins('installing the test tools', self.pins('test'), options)
 
     def install_mmcv(self) -> None:
         """Install mmcv with ops that work here, from the finished wheel if it is."""

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Checks the data of a config before a training stumbles over it.
+
+    python tools/check_data.py CONFIG [--cfg-options KEY=VALUE ...] [--workers N]
+
+Reads the training and validation data that the config names: annotation files, the
+headers of images, whole masks; no pipeline is run. Ends with status 1 where there are
+errors. `tools/train.py --check-data` does the same before it trains.
+
+An error cannot be right: training would crash, or learn something other than what the
+files mean. Warnings are what sound data sets have, too: COCO has boxes without an area
+and boxes that reach over the edge by a rounding, classes may lack instances.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
+
+from check_coco import check_coco
+from check_findings import Findings
+from check_masks import check_masks
+from common import add_config_options, read_config, stop
+
+LOADERS = dict(train_dataloader='training data', val_dataloader='validation data')
+WORKERS = min(8, os.cpu_count() or 1)
+SHOWN = 5
+
+
+def main() -> None:
+    """Checks what the command line asks for."""
+    args = parse_args()
+    stop_at_errors(read_config(args), args.workers, args.show)
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description='Check the data of a config.')
+    add_config_options(parser)
+    parser.add_argument(
+        '--workers',
+        type=_positive,
+        default=WORKERS,
+        help='threads that read files (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--show',
+        type=_positive,
+        default=SHOWN,
+        metavar='N',
+        help='findings of a kind to name; the rest is counted (default: %(default)s)',
+    )
+    return parser.parse_args()
+
+
+def stop_at_errors(config: Config, workers: int = WORKERS, shown: int = SHOWN) -> None:
+    """Prints what is found in the config's data, and ends the program at errors."""
+    reports = check_data(config, workers, shown)
+    for report in reports:
+        print('\n'.join(report.lines()), flush=True)
+    errors = sum(len(report.errors) for report in reports)
+    if errors:
+        stop(f'{errors} kind{"s" * (errors > 1)} of errors in the data, see above')
+
+
+def check_data(
+    config: Config, workers: int = WORKERS, shown: int = SHOWN
+) -> list[Findings]:
+    """Checks the training and validation data of a config.
+
+    Args:
+        config: Resolved, its scope's modules registered (`common.read_config`).
+        workers: Threads that read files.
+        shown: How many findings of a kind are named; the rest is counted.
+
+    Returns:
+        The findings of each data set, those inside of wrappers each on its own.
+    """
+    reports = []
+    for key, title in LOADERS.items():
+        loader = config.get(key)
+        if not loader:
+            continue
+        parts = list(unwrap(loader['dataset']))
+        for number, part in enumerate(parts, start=1):
+            of = f' {number} of {len(parts)}' if len(parts) > 1 else ''
+            findings = Findings(f'{title}{of} ({_spell_type(part)})', shown)
+            _check_part(part, config, findings, workers)
+            reports.append(findings)
+    if not reports:
+        stop(f'the config has neither {" nor ".join(LOADERS)}: nothing to check')
+    return reports
+
+
+def unwrap(dataset: dict) -> Iterator[dict]:
+    """The configs of the data sets inside of wrappers such as RepeatDataset."""
+    inner = dataset.get('datasets', dataset.get('dataset'))
+    if inner is None:
+        yield dataset
+        return
+    for part in inner if isinstance(inner, (list, tuple)) else [inner]:
+        yield from unwrap(part)
+
+
+def _check_part(part: dict, config: Config, findings: Findings, workers: int) -> None:
+    """Builds one data set and runs the checks that fit its type."""
+    try:
+        dataset = _build(part, config.get('default_scope'))
+    except Exception as error:
+        # A data set's constructor may raise anything; mmdet and mmseg say why.
+        findings.error(f'it cannot be built: {type(error).__name__}: {error}')
+        return
+    _check_heads(dataset, config, findings)
+    backend = getattr(dataset, 'backend_args', None) or {}
+    kind = _known_kind(dataset)
+    if kind and backend.get('backend', 'local') == 'local':
+        if kind == 'masks':
+            check_masks(dataset, findings, workers)
+        else:
+            check_coco(dataset, _loads_masks(part), findings, workers)
+        return
+    where = f' behind {backend}' if kind else ''
+    findings.warn(
+        f'these checks do not know {_spell_type(part)}{where}: checked is only that it '
+        'can be built and is not empty'
+    )
+    try:
+        if isinstance(dataset, BaseDataset):
+            dataset.full_init()
+        count = len(dataset)
+    except Exception as error:
+        findings.error(f'it cannot be loaded: {type(error).__name__}: {error}')
+        return
+    if count == 0:
+        findings.error('the split is empty')
+
+
+def _build(part: dict, scope: str | None):
+    """Builds a data set, where that can be without its pipeline and its list.
+
+    Not serialized either: mmengine cannot do that with the list of an empty split.
+    """
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        kind = part['type']
+        if isinstance(kind, str):
+            kind = registry.get(kind)
+        if kind is not None and issubclass(kind, BaseDataset):
+            part = dict(part, pipeline=[], lazy_init=True, serialize_data=False)
+        return registry.build(part)
+
+
+def _known_kind(dataset) -> str:
+    """Which of the checks fits a data set: 'masks', 'coco', or '' for none.
+
+    A class with its own way of reading the json is not COCO any more.
+    """
+    if isinstance(dataset, _class_of('mmseg', 'BaseSegDataset')):
+        return 'masks'
+    coco = _class_of('mmdet', 'CocoDataset')
+    own = [vars(kind) for kind in type(dataset).__mro__ if kind not in coco.__mro__]
+    if isinstance(dataset, coco) and not any(
+        name in members for members in own for name in ('load_data_list', 'COCOAPI')
+    ):
+        return 'coco'
+    return ''
+
+
+def _class_of(package: str, name: str) -> type:
+    """A class of a package's registry; one that has no objects where it is absent."""
+    with DATASETS.switch_scope_and_registry(package) as registry:
+        return registry.get(name) or type(name, (), {})
+
+
+def _loads_masks(part: dict) -> bool:
+    return any(step.get('with_mask', False) for step in part.get('pipeline', ()))
+
+
+def _check_heads(dataset, config: Config, findings: Findings) -> None:
+    """Has each head of the model as many outputs as the data set has classes?"""
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if classes is None or isinstance(classes, str):
+        return
+    for path, count in _class_counts(config.get('model') or {}, 'model'):
+        said = f'{path}={count}, and the data set has {len(classes)} classes'
+        if count < len(classes):
+            findings.error(f'{said}: its labels would be out of bounds')
+        elif count > len(classes):
+            findings.warn(f'{said} (metainfo)')
+
+
+def _class_counts(node, path: str) -> Iterator[tuple[str, int]]:
+    """The `num_classes` of all heads inside of a model's config."""
+    if isinstance(node, (list, tuple)):
+        for number, child in enumerate(node):
+            yield from _class_counts(child, f'{path}[{number}]')
+    elif isinstance(node, dict):
+        for key, child in node.items():
+            if key == 'num_classes' and 'head' in path and isinstance(child, int):
+                yield f'{path}.num_classes', child
+            else:
+                yield from _class_counts(child, f'{path}.{key}')
+
+
+def _spell_type(part: dict) -> str:
+    kind = part.get('type')
+    return kind if isinstance(kind, str) else getattr(kind, '__name__', repr(kind))
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'{value} must be at least 1')
+    return value
+
+
+if __name__ == '__main__':
+    main()
