@@ -105,14 +105,7 @@ def test_a_missing_package_is_named(tool, capsys, monkeypatch):
     assert 'pip install "mmlit[seg]"' in message
 
 
-def test_amp_without_a_gpu(tool, capsys, monkeypatch):
-    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
-    message = stopped(capsys, tool('train.py'), 'config.py', '--amp')
-    assert '--amp needs a GPU' in message
-
-
-def test_amp_beside_another_wrapper(tool, capsys, monkeypatch):
-    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
+def test_amp_beside_another_wrapper(tool, capsys):
     other = ('--cfg-options', 'optim_wrapper.type=MyWrapper')
     message = stopped(capsys, tool('train.py'), 'config.py', '--amp', *other)
     assert 'MyWrapper' in message
@@ -185,14 +178,30 @@ def test_resume(tool):
 
 
 def test_amp(tool, monkeypatch):
-    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
-    wrapper = built(tool('train.py'), 'config.py', '--amp').optim_wrapper
+    train = tool('train.py')
+    monkeypatch.setattr(train, 'get_device', lambda: 'cuda')
+    wrapper = built(train, 'config.py', '--amp').optim_wrapper
     assert (wrapper.type, wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
     assert wrapper.optimizer.lr == 0.1
     theirs = ['optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.loss_scale=512.']
     arguments = ('config.py', '--amp', '--cfg-options', *theirs)
-    wrapper = built(tool('train.py'), *arguments).optim_wrapper
+    train.runners.clear()
+    wrapper = built(train, *arguments).optim_wrapper
     assert (wrapper.type, wrapper.loss_scale) == ('AmpOptimWrapper', 512.0)
+
+
+@pytest.mark.parametrize('asked', [(), ('--amp',)])
+def test_amp_on_the_cpu(tool, monkeypatch, capsys, asked):
+    """Also for a config that names mmengine's wrapper, which would refuse."""
+    theirs = ['optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=float16']
+    theirs = ['--cfg-options', *theirs, 'optim_wrapper.loss_scale=512.']
+    for options in (theirs, theirs if not asked else ()):
+        config = built(tool('train.py'), 'config.py', *asked, *options)
+        assert config.optim_wrapper.type == 'CpuAmpOptimWrapper'
+        assert set(config.optim_wrapper) == {'type', 'optimizer'}
+    assert 'bfloat16' in capsys.readouterr().out
+    plain = built(tool('train.py'), 'config.py').optim_wrapper
+    assert plain.get('type', 'OptimWrapper') == 'OptimWrapper'
 
 
 def test_auto_scale_lr(tool):

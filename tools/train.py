@@ -9,6 +9,7 @@ The options are those of mmdet's and mmseg's own `tools/train.py`.
 import argparse
 
 from mmengine.config import Config
+from mmengine.device import get_device
 
 from common import (
     add_common_options,
@@ -27,8 +28,7 @@ def main() -> None:
     if args.resume not in (None, 'auto'):
         check_file(args.resume, 'the checkpoint to resume from,')
     config = load_config(args)
-    if args.amp:
-        use_amp(config)
+    use_amp(config, asked=args.amp)
     if args.auto_scale_lr:
         scale_lr(config)
     if args.resume is not None:
@@ -54,7 +54,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='train in mixed precision with dynamic loss scaling (needs a GPU)',
+        help='train in mixed precision: on a GPU with dynamic loss scaling, on the CPU '
+        'in bfloat16',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -84,24 +85,29 @@ def check_data(config: Config) -> None:
     stop_at_errors(config)
 
 
-def use_amp(config: Config) -> None:
-    """Turns the config's optimizer wrapper into mmengine's one for mixed precision."""
-    from mmengine.device import get_device
+def use_amp(config: Config, asked: bool) -> None:
+    """Makes the config's optimizer wrapper one of mixed precision that runs here.
 
-    if get_device() == 'cpu':
-        stop(
-            '--amp needs a GPU, and there is none here: mmengine does not train in '
-            'mixed precision on the CPU. Leave --amp out'
-        )
-    kind = config.optim_wrapper.get('type', 'OptimWrapper')
-    if kind == 'AmpOptimWrapper':
-        return  # The config has chosen its loss scale already.
-    if kind != 'OptimWrapper':
+    On the CPU a config's own AmpOptimWrapper is replaced too: mmengine refuses it.
+    """
+    wrapper = config.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    if not asked and kind != 'AmpOptimWrapper':
+        return
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         stop(
             f'--amp replaces optim_wrapper.type OptimWrapper, and the config has {kind}'
         )
-    config.optim_wrapper.type = 'AmpOptimWrapper'
-    config.optim_wrapper.loss_scale = 'dynamic'
+    if get_device() == 'cpu':
+        import cpu_amp  # noqa: F401
+
+        print('Mixed precision on the CPU: bfloat16 autocast, without loss scaling')
+        wrapper.type = 'CpuAmpOptimWrapper'
+        for name in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(name, None)
+    elif kind == 'OptimWrapper':  # else the config has chosen its loss scale already
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.loss_scale = 'dynamic'
 
 
 def scale_lr(config: Config) -> None:

@@ -1,0 +1,100 @@
+"""torch.compile of the whole backbone: one graph, any size, the same numbers."""
+
+from shutil import which
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from mmlit import LIT
+
+pytestmark = [
+    pytest.mark.skipif(
+        not any(map(which, ('c++', 'g++', 'clang++'))),
+        reason='no C++ compiler, which torch.compile needs on a CPU',
+    ),
+    pytest.mark.skipif(
+        torch.__version__ < '2.4', reason='torch < 2.4 has no Python operators'
+    ),
+]
+TOLERANCE = 3e-5
+ARCH = dict(
+    embed_dims=(12, 20, 48, 80),
+    depths=(1, 1, 1, 1),
+    num_heads=(1, 2, 4, 8),
+    mlp_ratios=(4, 4, 4, 4),
+    norm_eps=1e-5,
+    drop_path_rate=0.0,
+)
+
+
+@pytest.fixture
+def build(request):
+    """LIT and its compiled self, which share parameters; any graph break raises."""
+    torch._dynamo.reset()
+    counters.clear()
+    torch.manual_seed(0)
+
+    def build(pos_embed, **how):
+        model = LIT(dict(ARCH, pos_embed=pos_embed), img_size=96)
+        for name, parameter in model.named_parameters():
+            if 'conv_offset' in name:  # zero at first, where samples hit tokens
+                torch.nn.init.normal_(parameter, std=0.1)
+        return model, torch.compile(model, fullgraph=True, **how)
+
+    yield build
+    torch._dynamo.reset()
+
+
+def values_and_gradients(function, model, image):
+    """Outputs, then gradients; BatchNorm's statistics stay as they were."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    outs = function(image)
+    generator = torch.Generator().manual_seed(1)
+    loss = sum(
+        (out * torch.randn(out.shape, generator=generator)).mean() for out in outs
+    )
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    return outs, gradients
+
+
+def check_close(actual, expected):
+    """Gradients against the largest of all: some are zero but for rounding."""
+    for one, other in zip(actual[0], expected[0], strict=True):
+        assert (one - other).abs().max() <= TOLERANCE * other.abs().max()
+    largest = max(gradient.abs().max() for gradient in expected[1])
+    for one, other in zip(actual[1], expected[1], strict=True):
+        assert (one - other).abs().max() <= TOLERANCE * largest
+
+
+@pytest.mark.parametrize('pos_embed', ['relative', 'absolute'])
+def test_training(build, pos_embed):
+    model, compiled = build(pos_embed, dynamic=True)
+    graphs = []
+    for size in [(96, 160), (160, 224), (128, 288), (192, 352)]:
+        image = torch.randn(2, 3, *size)
+        check_close(
+            values_and_gradients(compiled, model, image),
+            values_and_gradients(model, model, image),
+        )
+        graphs.append(counters['stats']['unique_graphs'])
+    assert graphs == [1, 1, 1, 1]
+    assert not counters['graph_break']
+
+
+def test_inference(build):
+    """Sizes as users meet them, without asking for dynamic shapes."""
+    model, compiled = build('relative')
+    model.eval()
+    graphs = []
+    with torch.no_grad():
+        for size in [(96, 160), (160, 224), (288, 128), (192, 352), (224, 160)]:
+            image = torch.randn(2, 3, *size)
+            for out, expected in zip(compiled(image), model(image), strict=True):
+                difference = (out - expected).abs().max() / expected.abs().max()
+                assert difference <= TOLERANCE
+            graphs.append(counters['stats']['unique_graphs'])
+    # The first for its one size, the second for all others.
+    assert graphs[0] == 1 and set(graphs[1:]) == {2}
