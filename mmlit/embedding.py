@@ -5,6 +5,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .archs import PATCH_SIZE
+from .patches import PatchConv2d
 
 #: The authors' patch embedding keeps torch's default epsilon in every arch; the
 #: arch's ``norm_eps`` is for the blocks' and output norms.
@@ -24,7 +25,7 @@ class PatchEmbed(BaseModule):
 
     def __init__(self, in_channels: int, channels: int):
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, channels, PATCH_SIZE, stride=PATCH_SIZE)
+        self.proj = PatchConv2d(in_channels, channels, PATCH_SIZE)
         self.norm = nn.LayerNorm(channels, eps=PATCH_NORM_EPS)
 
     def forward(self, image: Tensor) -> Tensor:

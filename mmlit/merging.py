@@ -13,31 +13,26 @@ from torch import Tensor, nn
 
 from .custom_ops import without_strides
 from .deform_conv import MERGE_SIZE, deformable_merge
+from .patches import PatchConv2d
 
 
-class OffsetConv(nn.Conv2d):
+class OffsetConv(PatchConv2d):
     """Predicts (dy, dx) for each of the 2x2 points that a merged token samples.
 
-    It starts at zero, so that DTM starts as a plain strided convolution. Computes in
-    the input's dtype, whatever the weights' dtype.
+    It starts at zero, so that DTM starts as a plain strided convolution. Its output is
+    (B, 8, H//2, W//2): y, x of each point, row by row.
 
     Args:
         in_channels: Channels C of the tokens.
     """
 
     def __init__(self, in_channels: int):
-        offsets = 2 * MERGE_SIZE * MERGE_SIZE
-        super().__init__(in_channels, offsets, MERGE_SIZE, stride=MERGE_SIZE)
+        super().__init__(in_channels, 2 * MERGE_SIZE * MERGE_SIZE, MERGE_SIZE)
 
     def reset_parameters(self):
         """All zeros, as the authors start it."""
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, 8, H//2, W//2): y, x of each point, row by row."""
-        x = without_strides(x)
-        return self._conv_forward(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
 class MergeConv2d(DeformConv2d):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -68,34 +68,46 @@ class Settings:
 
 @dataclass(frozen=True)
 class Spec:
-    """A model as the command line names it: `lit-s`, `lit-s:eager`, `x.py:sdpa`.
+    """A model as the command line names it: `lit-s`, `lit-s:eager`, `x.py@bfloat16`.
 
     Args:
         name: That of a backbone, or the path of a config.
         kernel: LIT's attention kernel; None means 'auto'.
         scope: The `default_scope` of a config; None for a backbone alone.
+        dtype: A key of `DTYPES`, for this model alone; None means the run's.
     """
 
     name: str
     kernel: str | None
     scope: str | None
+    dtype: str | None = None
 
     @property
     def label(self) -> str:
         """What tables and plots call it."""
         name = Path(self.name).stem if self.scope else self.name
-        return f'{name}:{self.kernel}' if self.kernel else name
+        kernel = f':{self.kernel}' if self.kernel else ''
+        return name + kernel + (f'@{self.dtype}' if self.dtype else '')
+
+    def adapt(self, settings: Settings) -> Settings:
+        """The run's settings for this model."""
+        return replace(settings, dtype=self.dtype or settings.dtype)
 
 
 def parse_model(text: str) -> Spec:
     """The model that a word of the command line means.
 
     Raises:
-        ValueError: No such model, config file or kernel.
+        ValueError: No such model, config file, kernel or dtype.
     """
-    name, kernel = text, None
-    if ':' in text and not text.endswith('.py'):
-        name, _, kernel = text.rpartition(':')
+    name, _, dtype = text.partition('@')
+    if '@' in text and dtype not in DTYPES:
+        raise ValueError(
+            f'model {text}: dtype {dtype!r} is unknown; valid: {", ".join(DTYPES)}'
+        )
+    kernel = None
+    if ':' in name and not name.endswith('.py'):
+        name, _, kernel = name.rpartition(':')
     kernels = list(dict.fromkeys(['auto', *KERNELS]))
     if kernel is not None and kernel not in kernels:
         raise ValueError(
@@ -111,7 +123,7 @@ def parse_model(text: str) -> Spec:
         raise ValueError(f'model {text!r} is unknown; valid: {valid}, or a config .py')
     if kernel is not None and backbone != 'LIT':
         raise ValueError(f'model {text}: only LIT has kernels, {backbone} has none')
-    return Spec(name, kernel, scope)
+    return Spec(name, kernel, scope, dtype or None)
 
 
 def _read_config(path: str) -> Config:

@@ -55,7 +55,9 @@ class Bench:
         self._with_memory = with_memory
         self._matmuls = {
             dtype: make_matmul(matmul_size, dtype, settings.device)
-            for dtype in dict.fromkeys(('float32', settings.dtype))
+            for dtype in dict.fromkeys(
+                ('float32', *(spec.adapt(settings).dtype for spec in specs))
+            )
         }
         rounds = repeat * (len(specs) + len(self._matmuls))
         self._progress = progress
@@ -111,15 +113,16 @@ class Bench:
 
     def _prepare(self, spec: Spec, shape: tuple[int, int], row: dict) -> Step:
         """Everything but the rounds: fills the row in, returns the warm step."""
+        settings = spec.adapt(self._settings)
         self._show(f'{spec.label}: memory', shape)
         model = self._model(spec)
         row['parameters'] = count_parameters(model)
         # First of all: where this process would die for lack of memory, that one has
         # died before it.
         if self._with_memory and not self._on_cuda:
-            row['memory'] = cpu_memory(spec, shape, self._settings)
+            row['memory'] = cpu_memory(spec, shape, settings)
         self._show(f'{spec.label}: warm-up', shape)
-        step = Step(model, spec.scope, shape, self._settings)
+        step = Step(model, spec.scope, shape, settings)
         row['macs'] = count_macs(model, step.forward)
         for _ in range(self._warmup):
             step()
