@@ -9,7 +9,7 @@ import torch
 
 from golden_files import REDUCED, difference, full, reduced
 from mmlit.convert import to_official
-from mmlit.kernels import KERNELS
+from test_kernels import ON_CPU
 
 FULL = [
     'relative_micro_imagenet',
@@ -23,7 +23,7 @@ WITH_TRAINING = ['relative_micro_detector', 'absolute_micro_imagenet']
 TOLERANCE = {torch.float64: 2e-7, torch.float32: 3e-5}
 
 dtypes = pytest.mark.parametrize('dtype', TOLERANCE, ids=['float64', 'float32'])
-kernels = pytest.mark.parametrize('kernel', KERNELS)
+kernels = pytest.mark.parametrize('kernel', ON_CPU)
 with_cp = pytest.mark.parametrize('with_cp', [False, True], ids=['plain', 'with_cp'])
 
 
