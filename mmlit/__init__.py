@@ -14,6 +14,7 @@ from .checkpoint import allow_mmengine_checkpoints
 from .checkpoint_reader import read_checkpoint
 from .checkpoint_schemes import register_checkpoint_schemes
 from .lit import LIT
+from .norm import SyncBNOnGPU
 from .version import __version__
 
 # So that checkpoints mmengine wrote load again with torch >= 2.6 (see the function).
@@ -23,6 +24,7 @@ register_checkpoint_schemes()
 
 __all__ = [
     'LIT',
+    'SyncBNOnGPU',
     '__version__',
     'allow_mmengine_checkpoints',
     'check_environment',
