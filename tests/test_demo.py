@@ -19,12 +19,12 @@ TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 sys.path.insert(0, str(TOOLS))
 
 import demo  # noqa: E402
+import demo_detection as detection  # noqa: E402
 import demo_pictures as pictures  # noqa: E402
 import demo_records as records  # noqa: E402
 from make_shapes import ensure_shapes  # noqa: E402
-from shapes_drawing import CATEGORIES  # noqa: E402
 
-NAMES = list(CATEGORIES)
+BOX_AP, MASK_AP = demo.DETECTION.keys.values()
 
 
 def write_scalars(folder, lines):
@@ -38,7 +38,7 @@ def loss_line(step, epoch, loss):
 
 
 def ap_line(epoch, box, mask):
-    return json.dumps({records.BOX_AP: box, records.MASK_AP: mask, 'step': epoch})
+    return json.dumps({BOX_AP: box, MASK_AP: mask, 'step': epoch})
 
 
 def test_history_joins_a_stopped_and_a_resumed_run(tmp_path):
@@ -55,11 +55,13 @@ def test_history_joins_a_stopped_and_a_resumed_run(tmp_path):
         tmp_path / '20200101_010000',
         [*(loss_line(i, 2, 5.0) for i in (35, 45)), '{"time": 1.0, "step": 2}'],
     )
-    history = records.read_history(tmp_path)
+    history = records.read_history(tmp_path, demo.DETECTION.figures)
     # 45 iterations in under two epochs: an epoch has 23, as far as the log can tell.
     assert history.loss == [(10 / 23, 9), (20 / 23, 9), (35 / 23, 5), (45 / 23, 5)]
-    assert history.box_ap == [(1, 0.1), (2, 0.0)]
-    assert history.mask_ap == [(1, 0.2), (2, 0.0)]
+    assert history.figures == {
+        'box AP': [(1, 0.1), (2, 0.0)],
+        'mask AP': [(1, 0.2), (2, 0.0)],
+    }
 
 
 def test_metrics_are_those_of_the_latest_test_run(tmp_path):
@@ -67,12 +69,10 @@ def test_metrics_are_those_of_the_latest_test_run(tmp_path):
         records.read_metrics(tmp_path)
     for name, value in (('20200101_000000', 0.1), ('20200101_000001', 0.3)):
         (tmp_path / name).mkdir()
-        metrics = {records.BOX_AP: value, 'coco/ring_precision': 0.5}
+        metrics = {BOX_AP: value}
         (tmp_path / name / f'{name}.json').write_text(json.dumps(metrics))
         (tmp_path / name / 'zzz.json').write_text('{}')
-    metrics = records.read_metrics(tmp_path)
-    assert metrics[records.BOX_AP] == 0.3
-    assert records.category_ap(metrics, NAMES) == {'ring': 0.5}
+    assert records.read_metrics(tmp_path) == {BOX_AP: 0.3}
 
 
 def leave_checkpoint(work_dir, epoch, config='same'):
@@ -152,9 +152,7 @@ def write_results(shapes, path):
 
 def test_truth_and_certain_predictions_are_read(shapes, tmp_path):
     write_results(shapes, tmp_path / 'results.pkl')
-    annotations = shapes / 'annotations' / 'val.json'
-    read, names = pictures.read_comparisons(annotations, tmp_path / 'results.pkl', 3)
-    assert names == NAMES
+    read = detection.read(shapes, tmp_path / 'results.pkl', 3)
     assert len(read) == 3
     for comparison, number in zip(read, (1, 3, 5)):
         image = cv2.imread(str(shapes / 'val' / f'{number:06d}.jpg'))
@@ -177,14 +175,14 @@ def test_picture_shows_truth_left_and_prediction_right(tmp_path):
     mask = np.zeros((1, 80, 80), bool)
     mask[0, 20:60, 30:70] = True
     box = np.array([[30, 20, 70, 60]])
-    nothing = pictures.Instances(np.zeros((0, 4)), np.zeros(0, int), empty)
-    truth = pictures.Instances(box, np.array([1]), mask)
-    found = pictures.Instances(box, np.array([2]), mask, np.array([0.75]))
+    nothing = detection.Instances(np.zeros((0, 4)), np.zeros(0, int), empty)
+    truth = detection.Instances(box, np.array([1]), mask)
+    found = detection.Instances(box, np.array([2]), mask, np.array([0.75]))
     black = np.zeros((80, 80, 3), np.uint8)
     pairs = [pictures.Comparison(black, truth, found)] * 2
     pairs.append(pictures.Comparison(black, nothing, nothing))
     path = tmp_path / 'new' / 'predictions.png'
-    pictures.draw_comparisons(pairs, NAMES, 'a title', path)
+    pictures.draw_comparisons(pairs, 'a title', path)
     drawn = cv2.imread(str(path))
     assert drawn.shape == (round((2 * 3.25 + 0.9) * 110), 13 * 110, 3)
     upper, lower = np.array_split(drawn, 2)
@@ -204,12 +202,12 @@ def test_curves_are_drawn_with_much_little_and_no_history(tmp_path):
     for number, history in enumerate(
         (
             records.History(),
-            records.History([(0.5, 2.0)], [(1, 0.0)], [(1, 0.1)]),
-            records.History(losses, aps, aps),
+            records.History([(0.5, 2.0)], {'one': [(1, 0.0)], 'other': [(1, 0.1)]}),
+            records.History(losses, {'one': aps, 'other': aps}),
         )
     ):
         path = tmp_path / f'{number}.png'
-        pictures.draw_history(history, 0.4, 'a title', path)
+        pictures.draw_history(history, 'an axis', 0.4, 'a title', path)
         drawn = cv2.imread(str(path))
         assert drawn.shape == (495, 1320, 3)
         inks.append(near(drawn, pictures.COLOURS[5]) + near(drawn, pictures.COLOURS[6]))
@@ -264,7 +262,7 @@ def calls(shapes, tmp_path, monkeypatch):
         else:
             assert Path(command[2]).is_file()
             write_results(shapes, Path(command[command.index('--out') + 1]))
-            metrics = {records.BOX_AP: 0.5, records.MASK_AP: 0.45}
+            metrics = {BOX_AP: 0.5, MASK_AP: 0.45, 'coco/ring_precision': 0.4}
             (work_dir / 'now').mkdir(parents=True)
             (work_dir / 'now' / 'now.json').write_text(json.dumps(metrics))
 
@@ -280,6 +278,7 @@ def arguments(shapes, tmp_path):
     parameters = {'out': str(shapes), 'train': 1, 'val': 5, 'size': 160, 'seed': 2}
     config.write_text(
         f'shapes = {parameters}\ntrain_cfg = dict(max_epochs=4, val_interval=2)\n'
+        "default_scope = 'mmdet'\n"
     )
     return [str(config), '--out', str(tmp_path / 'work')]
 
@@ -292,7 +291,13 @@ def test_demo_trains_once_evaluates_and_draws(calls, arguments, tmp_path, capsys
     assert '--cfg-options' not in calls[0]
     assert calls[1][2] == str(work / 'epoch_4.pth')
     said = capsys.readouterr().out
-    for expected in ('a device', 'predictions.png', 'curves.png', 'box AP 0.500'):
+    for expected in (
+        'a device',
+        'predictions.png',
+        'curves.png',
+        'box AP 0.500',
+        'AP of ring: 0.400',
+    ):
         assert expected in said
     for name in ('predictions.png', 'curves.png'):
         assert cv2.imread(str(work / name)).std() > 10
@@ -344,13 +349,13 @@ def test_demo_takes_another_number_of_epochs(calls, arguments):
 
 @pytest.mark.usefixtures('undrawn')
 def test_demo_fails_below_the_goal(calls, arguments):
-    with pytest.raises(SystemExit, match='mask AP 0.450: below the 0.48 that both'):
-        demo.main([*arguments, '--min-ap', '0.48'])
+    with pytest.raises(SystemExit, match='mask AP 0.450: below the goal of 0.48'):
+        demo.main([*arguments, '--goal', '0.48'])
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='telling two demos apart needs POSIX')
 def test_a_second_demo_in_the_same_folder_is_refused(calls, arguments, tmp_path):
-    with demo._one_demo_in(tmp_path / 'work'), pytest.raises(
+    with records.one_demo_in(tmp_path / 'work'), pytest.raises(
         SystemExit, match='another demo is running in'
     ):
         demo.main(arguments)
@@ -368,15 +373,15 @@ def test_a_training_that_outlives_its_demo_keeps_the_folder(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo.subprocess, 'run', start)
-    with pytest.raises(KeyboardInterrupt), demo._one_demo_in(tmp_path / 'work'):
+    with pytest.raises(KeyboardInterrupt), records.one_demo_in(tmp_path / 'work'):
         demo._run_tool(['tools/train.py'], {})
     try:
         with pytest.raises(records.DemoError, match='another demo is running'):
-            demo._one_demo_in(tmp_path / 'work').__enter__()
+            records.one_demo_in(tmp_path / 'work').__enter__()
     finally:
         children[0].kill()
         children[0].wait(timeout=60)
-    with demo._one_demo_in(tmp_path / 'work'):
+    with records.one_demo_in(tmp_path / 'work'):
         pass
 
 
@@ -398,7 +403,7 @@ def test_data_of_other_parameters_end_the_demo(calls, arguments):
 
 @pytest.mark.parametrize(
     ('options', 'words'),
-    [(['--epochs', '0'], 'at least 1, got 0'), (['--min-ap', '40'], 'to 1, got 40')],
+    [(['--epochs', '0'], 'at least 1, got 0'), (['--goal', '40'], 'to 1, got 40')],
 )
 def test_wrong_options_are_named(options, words, capsys):
     with pytest.raises(SystemExit):

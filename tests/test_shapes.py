@@ -176,14 +176,14 @@ def test_foreign_files_are_never_replaced(tmp_path):
 
 
 def _ensure(out, barrier, drawn):
-    draw = tool._draw
+    draw = tool.write_shapes
 
     def count(*args):
         with drawn.get_lock():
             drawn.value += 1
         draw(*args)
 
-    tool._draw = count
+    tool.write_shapes = count
     barrier.wait(timeout=60)
     tool.ensure_shapes(out, **SMALL)
     assert len(list((out / 'train').iterdir())) == SMALL['train']

@@ -8,7 +8,7 @@ iterations, then linear decay to 0. Nobody has run it to the end yet.
 
 _base_ = 'lit_ade20k.py'
 
-# SyncBN on GPUs, plain BN on the CPU: mmlit/norm.py.
+# SyncBN in distributed runs on GPUs, plain BN elsewhere: mmlit/norm.py.
 norm_cfg = dict(type='SyncBNOnGPU', requires_grad=True)
 model = dict(
     decode_head=dict(
