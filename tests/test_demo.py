@@ -1,26 +1,22 @@
-"""The main job: its bookkeeping, its pictures, and which tools it calls when."""
+"""The main job: its bookkeeping, and which tools it calls when."""
 
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 from mmengine.config import Config
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
+
+from demo_helpers import write_label_maps, write_results
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 sys.path.insert(0, str(TOOLS))
 
 import demo  # noqa: E402
-import demo_detection as detection  # noqa: E402
-import demo_pictures as pictures  # noqa: E402
 import demo_records as records  # noqa: E402
 from make_shapes import ensure_shapes  # noqa: E402
 
@@ -125,103 +121,6 @@ def shapes(tmp_path_factory):
     return ensure_shapes(out, train=1, val=5, seed=2, progress=False)
 
 
-def write_results(shapes, path):
-    """Results in the form of `test.py --out`: the truth, each object found twice, the
-    second time with a low score."""
-    coco = COCO(str(shapes / 'annotations' / 'val.json'))
-    results = []
-    for image_id, image in coco.imgs.items():
-        items = coco.imgToAnns[image_id]
-        x, y, width, height = np.array([item['bbox'] for item in items]).T
-        scores = np.linspace(0.9, 0.6, len(items))
-        found = {
-            'bboxes': np.tile(np.stack([x, y, x + width, y + height], 1), (2, 1)),
-            'labels': np.tile([item['category_id'] - 1 for item in items], 2),
-            'scores': np.concatenate([scores, scores - 0.55]),
-            'masks': [
-                coco_mask.encode(np.asfortranarray(coco.annToMask(item)))
-                for item in items * 2
-            ],
-        }
-        path_of_image = str(shapes / 'val' / image['file_name'])
-        results.append(
-            {'img_id': image_id, 'img_path': path_of_image, 'pred_instances': found}
-        )
-    path.write_bytes(pickle.dumps(results))
-
-
-def test_truth_and_certain_predictions_are_read(shapes, tmp_path):
-    write_results(shapes, tmp_path / 'results.pkl')
-    read = detection.read(shapes, tmp_path / 'results.pkl', 3)
-    assert len(read) == 3
-    for comparison, number in zip(read, (1, 3, 5)):
-        image = cv2.imread(str(shapes / 'val' / f'{number:06d}.jpg'))
-        assert (comparison.image == image[..., ::-1]).all()
-        truth, found = comparison.truth, comparison.found
-        assert len(truth.boxes) > 0
-        for name in ('boxes', 'labels', 'masks'):
-            assert (getattr(truth, name) == getattr(found, name)).all()
-        assert truth.scores is None
-        assert (found.scores >= 0.5).all()
-
-
-def near(image, colour, tolerance=12):
-    wanted = np.array([int(colour[i : i + 2], 16) for i in (5, 3, 1)])
-    return (np.abs(image.astype(int) - wanted).max(axis=2) <= tolerance).sum()
-
-
-def test_picture_shows_truth_left_and_prediction_right(tmp_path):
-    empty = np.zeros((0, 80, 80), bool)
-    mask = np.zeros((1, 80, 80), bool)
-    mask[0, 20:60, 30:70] = True
-    box = np.array([[30, 20, 70, 60]])
-    nothing = detection.Instances(np.zeros((0, 4)), np.zeros(0, int), empty)
-    truth = detection.Instances(box, np.array([1]), mask)
-    found = detection.Instances(box, np.array([2]), mask, np.array([0.75]))
-    black = np.zeros((80, 80, 3), np.uint8)
-    pairs = [pictures.Comparison(black, truth, found)] * 2
-    pairs.append(pictures.Comparison(black, nothing, nothing))
-    path = tmp_path / 'new' / 'predictions.png'
-    pictures.draw_comparisons(pairs, 'a title', path)
-    drawn = cv2.imread(str(path))
-    assert drawn.shape == (round((2 * 3.25 + 0.9) * 110), 13 * 110, 3)
-    upper, lower = np.array_split(drawn, 2)
-    columns = np.array_split(upper, 4, axis=1)
-    square, triangle = pictures.COLOURS[1:3]
-    for index, column in enumerate(columns):
-        left = index % 2 == 0
-        assert (near(column, square) > 300) == left
-        assert (near(column, triangle) > 300) == (not left)
-    assert near(lower, square) == near(lower, triangle) == 0
-
-
-def test_curves_are_drawn_with_much_little_and_no_history(tmp_path):
-    losses = [(i / 10, 2 - i / 100) for i in range(1, 100)]
-    aps = [(e, e / 20) for e in range(1, 10)]
-    inks = []
-    for number, history in enumerate(
-        (
-            records.History(),
-            records.History([(0.5, 2.0)], {'one': [(1, 0.0)], 'other': [(1, 0.1)]}),
-            records.History(losses, {'one': aps, 'other': aps}),
-        )
-    ):
-        path = tmp_path / f'{number}.png'
-        pictures.draw_history(history, 'an axis', 0.4, 'a title', path)
-        drawn = cv2.imread(str(path))
-        assert drawn.shape == (495, 1320, 3)
-        inks.append(near(drawn, pictures.COLOURS[5]) + near(drawn, pictures.COLOURS[6]))
-    assert inks[0] < inks[1] < inks[2]
-
-
-def test_smoothing_keeps_constants_and_length():
-    assert pictures.smooth(np.full(20, 3.0)) == pytest.approx(np.full(20, 3.0))
-    assert pictures.smooth(np.array([1.0, 2, 3]), width=3) == pytest.approx(
-        [1.5, 2, 2.5]
-    )
-    assert len(pictures.smooth(np.zeros(2))) == 2
-
-
 @pytest.mark.parametrize(
     ('gpu', 'built_for', 'words', 'environment'),
     [
@@ -261,8 +160,11 @@ def calls(shapes, tmp_path, monkeypatch):
             (work_dir / 'last_checkpoint').write_text(str(path))
         else:
             assert Path(command[2]).is_file()
-            write_results(shapes, Path(command[command.index('--out') + 1]))
+            out = Path(command[command.index('--out') + 1])
+            write = write_results if out.suffix == '.pkl' else write_label_maps
+            write(shapes, out)
             metrics = {BOX_AP: 0.5, MASK_AP: 0.45, 'coco/ring_precision': 0.4}
+            metrics['mIoU'] = 65.0
             (work_dir / 'now').mkdir(parents=True)
             (work_dir / 'now' / 'now.json').write_text(json.dumps(metrics))
 
@@ -306,6 +208,29 @@ def test_demo_trains_once_evaluates_and_draws(calls, arguments, tmp_path, capsys
     demo.main(arguments)
     assert [command[0] for command in calls[2:]] == ['tools/test.py']
     assert (work / 'predictions.png').exists()
+
+
+def test_demo_of_segmentation(calls, arguments, tmp_path, capsys):
+    config = Path(arguments[0])
+    config.write_text(config.read_text().replace('mmdet', 'mmseg'))
+    demo.main(arguments)
+    work = tmp_path / 'work'
+    assert [command[0] for command in calls] == ['tools/train.py', 'tools/test.py']
+    assert calls[1][-2:] == ['--out', str(work / 'label_maps')]
+    assert 'mIoU 0.650: the goal of 0.60 is reached' in capsys.readouterr().out
+    for name in ('predictions.png', 'curves.png'):
+        assert cv2.imread(str(work / name)).std() > 10
+    with pytest.raises(SystemExit, match='mIoU 0.650: below the goal of 0.66'):
+        demo.main([*arguments, '--goal', '0.66'])
+
+
+@pytest.mark.parametrize(('old', 'new'), [('mmdet', 'mmpose'), ('shapes =', 'sets =')])
+def test_another_kind_of_config_is_refused(calls, arguments, old, new):
+    config = Path(arguments[0])
+    config.write_text(config.read_text().replace(old, new))
+    with pytest.raises(SystemExit, match='config.py is no config for the demo'):
+        demo.main(arguments)
+    assert not calls
 
 
 @pytest.mark.usefixtures('undrawn')

@@ -73,7 +73,7 @@ def _read_labels(path: Path) -> LabelMap:
 SEGMENTATION = Task(
     keys={'mIoU': 'mIoU'},
     perfect=100,
-    axis='mean IoU of the classes, background included (0 to 1)',
+    axis='mean IoU, background included (0 to 1)',
     goal=0.6,
     results='label_maps',
     test_options=(),
