@@ -273,8 +273,10 @@ def test_shapes_config():
     # Slimmed are the neck and the head, never the backbone.
     assert model.backbone.embed_dims == ARCHS['tiny'].embed_dims
     assert [len(stage.blocks) for stage in model.backbone.stages] == [3, 4, 6, 3]
-    spared, _ = without_decay(model, cfg)
-    assert spared == set()
+    spared, rates = without_decay(model, cfg)
+    base = cfg.optim_wrapper.optimizer.lr
+    assert spared == set() and rates == {base, 3 * base}
+    assert len(cfg.model.decode_head.loss_decode.class_weight) == len(cfg.classes)
 
 
 def test_no_config_needs_mmseg_s_own():
