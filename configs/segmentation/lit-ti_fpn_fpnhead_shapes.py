@@ -82,7 +82,7 @@ test_dataloader = val_dataloader
 optim_wrapper = dict(
     optimizer=dict(lr=2e-4, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=2.0),
-    # LIT learns nothing at the rate that neck and head want.
+    # At the rate that suits neck and head, LIT itself does not learn.
     paramwise_cfg=dict(
         custom_keys={'neck': dict(lr_mult=3.0), 'decode_head': dict(lr_mult=3.0)}
     ),
