@@ -12,15 +12,16 @@ NO_PYTHON := No Python 3.11 or newer was found: install one, or name it with PYT
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo demo-seg test lint clean
 
 help:
-	@echo 'make demo    set up if needed, then generate data, train, evaluate, draw'
-	@echo 'make test    set up if needed, then ruff and pytest (PYTEST_ARGS="-k lit")'
-	@echo 'make lint    set up if needed, then ruff alone'
-	@echo 'make setup   create .venv with the pinned stack; does nothing when done'
-	@echo 'make clean   remove what the demo and the tests wrote (.venv stays)'
-	@echo 'PYTHON=...   the interpreter to make .venv from (3.11 or newer)'
+	@echo 'make demo      set up if needed, then generate data, train, evaluate, draw'
+	@echo 'make demo-seg  the same for segmentation'
+	@echo 'make test      set up if needed, then ruff and pytest (PYTEST_ARGS="-k lit")'
+	@echo 'make lint      set up if needed, then ruff alone'
+	@echo 'make setup     create .venv with the pinned stack; does nothing when done'
+	@echo 'make clean     remove what the demo and the tests wrote (.venv stays)'
+	@echo 'PYTHON=...     the interpreter to make .venv from (3.11 or newer)'
 	@echo 'MMLIT_DEVICE=cpu|cuda   torch and ops to install (default: by the GPU)'
 
 setup:
@@ -29,6 +30,9 @@ setup:
 
 demo: setup
 	@$(VENV_PYTHON) tools/demo.py $(DEMO_ARGS)
+
+demo-seg: setup
+	@$(VENV_PYTHON) tools/demo.py configs/segmentation/lit-ti_fpn_fpnhead_shapes.py $(DEMO_ARGS)
 
 lint: setup
 	$(VENV_PYTHON) -m ruff check .

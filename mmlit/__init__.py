@@ -16,6 +16,7 @@ from .checkpoint_reader import read_checkpoint
 from .checkpoint_schemes import register_checkpoint_schemes
 from .layer_decay import LITLayerDecayOptimWrapperConstructor
 from .lit import LIT
+from .norm import SyncBNOnGPU
 from .version import __version__
 
 # So that checkpoints mmengine wrote load again with torch >= 2.6 (see the function).
@@ -26,6 +27,7 @@ register_checkpoint_schemes()
 __all__ = [
     'LIT',
     'LITLayerDecayOptimWrapperConstructor',
+    'SyncBNOnGPU',
     '__version__',
     'allow_mmengine_checkpoints',
     'check_environment',

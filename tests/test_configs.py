@@ -4,50 +4,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
-from mmengine.utils import import_modules_from_strings
 
+import config_helpers
+from config_helpers import (
+    ARCH_OF,
+    OLD_KEYS,
+    RELEASES,
+    build,
+    check_tables,
+    norms_of,
+    without_decay,
+)
 from mmlit.archs import ARCHS
 
 pytest.importorskip('mmdet', reason='the detection configs build on mmdet')
-from mmdet.registry import MODELS  # noqa: E402
-from mmdet.utils import register_all_modules  # noqa: E402
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'detection'
-ARCH_OF = {'ti': 'tiny', 's': 'small', 'm': 'medium', 'b': 'base'}
+CONFIGS = config_helpers.CONFIGS / 'detection'
 COCO = [(method, letter) for method in ('retinanet', 'mask-rcnn') for letter in ARCH_OF]
-RELEASES = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_'
-MMDET_2_KEYS = {'optimizer', 'optimizer_config', 'lr_config', 'runner', 'data',
-                'evaluation', 'total_epochs'}  # fmt: skip
 
 
 def load(name):
-    return Config.fromfile(CONFIGS / name)
-
-
-def build(cfg):
-    register_all_modules()
-    init_default_scope(cfg.default_scope)
-    import_modules_from_strings(**cfg.custom_imports)
-    # Configs name weights by URL: nothing here may reach for the network.
-    cfg.model.backbone.init_cfg = None
-    return MODELS.build(cfg.model)
-
-
-def without_decay(model, cfg):
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    assert type(wrapper.optimizer) is torch.optim.AdamW
-    names = {id(p): name for name, p in model.named_parameters()}
-    decayed, spared, rates = set(), set(), set()
-    for group in wrapper.optimizer.param_groups:
-        chosen = spared if group['weight_decay'] == 0 else decayed
-        chosen.update(names[id(p)] for p in group['params'])
-        rates.add(group['lr'])
-        assert group['weight_decay'] in (0, cfg.optim_wrapper.optimizer.weight_decay)
-    assert decayed | spared == set(names.values()) and not decayed & spared
-    return spared, rates
+    return config_helpers.load('detection', name)
 
 
 @pytest.mark.parametrize(('method', 'letter'), COCO)
@@ -57,17 +34,13 @@ def test_coco_config(method, letter):
     backbone = cfg.model.backbone
     assert backbone.init_cfg.checkpoint == f'{RELEASES}{letter}.pth'
     assert set(backbone) <= {'type', 'arch', 'img_size', 'out_indices', 'init_cfg'}
-    assert not MMDET_2_KEYS & set(cfg)
+    assert not OLD_KEYS & set(cfg)
 
     model = build(cfg)
     assert model.backbone.embed_dims == ARCHS[arch].embed_dims
     assert tuple(cfg.model.neck.in_channels) == ARCHS[arch].embed_dims
     assert model.backbone.out_indices == (0, 1, 2, 3)
-    for stage, side in zip(model.backbone.stages[2:], (50, 25)):
-        for block in stage.blocks:
-            if ARCHS[arch].pos_embed == 'relative':
-                table = block.attn.position_bias.relative_position_bias_table
-                assert table.shape[1:] == (2 * side - 1,) * 2
+    check_tables(model.backbone, ARCHS[arch], (50, 25))
 
     # optimizer
     learning_rate = {'retinanet': 1e-4, 'mask-rcnn': 2e-4}[method]
@@ -75,13 +48,8 @@ def test_coco_config(method, letter):
     assert rates == {learning_rate}
     assert cfg.optim_wrapper.optimizer.weight_decay == 1e-4
     assert cfg.optim_wrapper.get('clip_grad') is None
-    norms = (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)
-    expected = {
-        f'{name}.{kind}'
-        for name, module in model.named_modules()
-        if isinstance(module, norms)
-        for kind in ('weight', 'bias')
-    } | {n for n, _ in model.named_parameters() if 'position_bias_table' in n}
+    tables = {n for n, _ in model.named_parameters() if 'position_bias_table' in n}
+    expected = norms_of(model) | tables
     assert spared == (set() if letter == 'ti' else expected)
 
     # schedule

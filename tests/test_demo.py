@@ -1,30 +1,26 @@
-"""The main job: its bookkeeping, its pictures, and which tools it calls when."""
+"""The main job: its bookkeeping, and which tools it calls when."""
 
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 from mmengine.config import Config
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
+
+from demo_helpers import write_label_maps, write_results
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 sys.path.insert(0, str(TOOLS))
 
 import demo  # noqa: E402
-import demo_pictures as pictures  # noqa: E402
 import demo_records as records  # noqa: E402
 from make_shapes import ensure_shapes  # noqa: E402
-from shapes_drawing import CATEGORIES  # noqa: E402
 
-NAMES = list(CATEGORIES)
+BOX_AP, MASK_AP = demo.DETECTION.keys.values()
 
 
 def write_scalars(folder, lines):
@@ -38,7 +34,7 @@ def loss_line(step, epoch, loss):
 
 
 def ap_line(epoch, box, mask):
-    return json.dumps({records.BOX_AP: box, records.MASK_AP: mask, 'step': epoch})
+    return json.dumps({BOX_AP: box, MASK_AP: mask, 'step': epoch})
 
 
 def test_history_joins_a_stopped_and_a_resumed_run(tmp_path):
@@ -55,11 +51,13 @@ def test_history_joins_a_stopped_and_a_resumed_run(tmp_path):
         tmp_path / '20200101_010000',
         [*(loss_line(i, 2, 5.0) for i in (35, 45)), '{"time": 1.0, "step": 2}'],
     )
-    history = records.read_history(tmp_path)
+    history = records.read_history(tmp_path, demo.DETECTION.figures)
     # 45 iterations in under two epochs: an epoch has 23, as far as the log can tell.
     assert history.loss == [(10 / 23, 9), (20 / 23, 9), (35 / 23, 5), (45 / 23, 5)]
-    assert history.box_ap == [(1, 0.1), (2, 0.0)]
-    assert history.mask_ap == [(1, 0.2), (2, 0.0)]
+    assert history.figures == {
+        'box AP': [(1, 0.1), (2, 0.0)],
+        'mask AP': [(1, 0.2), (2, 0.0)],
+    }
 
 
 def test_metrics_are_those_of_the_latest_test_run(tmp_path):
@@ -67,12 +65,10 @@ def test_metrics_are_those_of_the_latest_test_run(tmp_path):
         records.read_metrics(tmp_path)
     for name, value in (('20200101_000000', 0.1), ('20200101_000001', 0.3)):
         (tmp_path / name).mkdir()
-        metrics = {records.BOX_AP: value, 'coco/ring_precision': 0.5}
+        metrics = {BOX_AP: value}
         (tmp_path / name / f'{name}.json').write_text(json.dumps(metrics))
         (tmp_path / name / 'zzz.json').write_text('{}')
-    metrics = records.read_metrics(tmp_path)
-    assert metrics[records.BOX_AP] == 0.3
-    assert records.category_ap(metrics, NAMES) == {'ring': 0.5}
+    assert records.read_metrics(tmp_path) == {BOX_AP: 0.3}
 
 
 def leave_checkpoint(work_dir, epoch, config='same'):
@@ -125,105 +121,6 @@ def shapes(tmp_path_factory):
     return ensure_shapes(out, train=1, val=5, seed=2, progress=False)
 
 
-def write_results(shapes, path):
-    """Results in the form of `test.py --out`: the truth, each object found twice, the
-    second time with a low score."""
-    coco = COCO(str(shapes / 'annotations' / 'val.json'))
-    results = []
-    for image_id, image in coco.imgs.items():
-        items = coco.imgToAnns[image_id]
-        x, y, width, height = np.array([item['bbox'] for item in items]).T
-        scores = np.linspace(0.9, 0.6, len(items))
-        found = {
-            'bboxes': np.tile(np.stack([x, y, x + width, y + height], 1), (2, 1)),
-            'labels': np.tile([item['category_id'] - 1 for item in items], 2),
-            'scores': np.concatenate([scores, scores - 0.55]),
-            'masks': [
-                coco_mask.encode(np.asfortranarray(coco.annToMask(item)))
-                for item in items * 2
-            ],
-        }
-        path_of_image = str(shapes / 'val' / image['file_name'])
-        results.append(
-            {'img_id': image_id, 'img_path': path_of_image, 'pred_instances': found}
-        )
-    path.write_bytes(pickle.dumps(results))
-
-
-def test_truth_and_certain_predictions_are_read(shapes, tmp_path):
-    write_results(shapes, tmp_path / 'results.pkl')
-    annotations = shapes / 'annotations' / 'val.json'
-    read, names = pictures.read_comparisons(annotations, tmp_path / 'results.pkl', 3)
-    assert names == NAMES
-    assert len(read) == 3
-    for comparison, number in zip(read, (1, 3, 5)):
-        image = cv2.imread(str(shapes / 'val' / f'{number:06d}.jpg'))
-        assert (comparison.image == image[..., ::-1]).all()
-        truth, found = comparison.truth, comparison.found
-        assert len(truth.boxes) > 0
-        for name in ('boxes', 'labels', 'masks'):
-            assert (getattr(truth, name) == getattr(found, name)).all()
-        assert truth.scores is None
-        assert (found.scores >= 0.5).all()
-
-
-def near(image, colour, tolerance=12):
-    wanted = np.array([int(colour[i : i + 2], 16) for i in (5, 3, 1)])
-    return (np.abs(image.astype(int) - wanted).max(axis=2) <= tolerance).sum()
-
-
-def test_picture_shows_truth_left_and_prediction_right(tmp_path):
-    empty = np.zeros((0, 80, 80), bool)
-    mask = np.zeros((1, 80, 80), bool)
-    mask[0, 20:60, 30:70] = True
-    box = np.array([[30, 20, 70, 60]])
-    nothing = pictures.Instances(np.zeros((0, 4)), np.zeros(0, int), empty)
-    truth = pictures.Instances(box, np.array([1]), mask)
-    found = pictures.Instances(box, np.array([2]), mask, np.array([0.75]))
-    black = np.zeros((80, 80, 3), np.uint8)
-    pairs = [pictures.Comparison(black, truth, found)] * 2
-    pairs.append(pictures.Comparison(black, nothing, nothing))
-    path = tmp_path / 'new' / 'predictions.png'
-    pictures.draw_comparisons(pairs, NAMES, 'a title', path)
-    drawn = cv2.imread(str(path))
-    assert drawn.shape == (round((2 * 3.25 + 0.9) * 110), 13 * 110, 3)
-    upper, lower = np.array_split(drawn, 2)
-    columns = np.array_split(upper, 4, axis=1)
-    square, triangle = pictures.COLOURS[1:3]
-    for index, column in enumerate(columns):
-        left = index % 2 == 0
-        assert (near(column, square) > 300) == left
-        assert (near(column, triangle) > 300) == (not left)
-    assert near(lower, square) == near(lower, triangle) == 0
-
-
-def test_curves_are_drawn_with_much_little_and_no_history(tmp_path):
-    losses = [(i / 10, 2 - i / 100) for i in range(1, 100)]
-    aps = [(e, e / 20) for e in range(1, 10)]
-    inks = []
-    for number, history in enumerate(
-        (
-            records.History(),
-            records.History([(0.5, 2.0)], [(1, 0.0)], [(1, 0.1)]),
-            records.History(losses, aps, aps),
-        )
-    ):
-        path = tmp_path / f'{number}.png'
-        pictures.draw_history(history, 0.4, 'a title', path)
-        drawn = cv2.imread(str(path))
-        assert drawn.shape == (495, 1320, 3)
-        inks.append(near(drawn, pictures.COLOURS[5]) + near(drawn, pictures.COLOURS[6]))
-    assert inks[0] < inks[1] < inks[2]
-
-
-def test_smoothing_keeps_constants_and_length():
-    assert pictures.smooth(np.full(20, 3.0)) == pytest.approx(np.full(20, 3.0))
-    assert pictures.smooth(np.array([1.0, 2, 3]), width=3) == pytest.approx(
-        [1.5, 2, 2.5]
-    )
-    assert len(pictures.smooth(np.zeros(2))) == 2
-
-
 @pytest.mark.parametrize(
     ('gpu', 'built_for', 'words', 'environment'),
     [
@@ -263,8 +160,11 @@ def calls(shapes, tmp_path, monkeypatch):
             (work_dir / 'last_checkpoint').write_text(str(path))
         else:
             assert Path(command[2]).is_file()
-            write_results(shapes, Path(command[command.index('--out') + 1]))
-            metrics = {records.BOX_AP: 0.5, records.MASK_AP: 0.45}
+            out = Path(command[command.index('--out') + 1])
+            write = write_results if out.suffix == '.pkl' else write_label_maps
+            write(shapes, out)
+            metrics = {BOX_AP: 0.5, MASK_AP: 0.45, 'coco/ring_precision': 0.4}
+            metrics['mIoU'] = 65.0
             (work_dir / 'now').mkdir(parents=True)
             (work_dir / 'now' / 'now.json').write_text(json.dumps(metrics))
 
@@ -280,6 +180,7 @@ def arguments(shapes, tmp_path):
     parameters = {'out': str(shapes), 'train': 1, 'val': 5, 'size': 160, 'seed': 2}
     config.write_text(
         f'shapes = {parameters}\ntrain_cfg = dict(max_epochs=4, val_interval=2)\n'
+        "default_scope = 'mmdet'\n"
     )
     return [str(config), '--out', str(tmp_path / 'work')]
 
@@ -292,7 +193,13 @@ def test_demo_trains_once_evaluates_and_draws(calls, arguments, tmp_path, capsys
     assert '--cfg-options' not in calls[0]
     assert calls[1][2] == str(work / 'epoch_4.pth')
     said = capsys.readouterr().out
-    for expected in ('a device', 'predictions.png', 'curves.png', 'box AP 0.500'):
+    for expected in (
+        'a device',
+        'predictions.png',
+        'curves.png',
+        'box AP 0.500',
+        'AP of ring: 0.400',
+    ):
         assert expected in said
     for name in ('predictions.png', 'curves.png'):
         assert cv2.imread(str(work / name)).std() > 10
@@ -301,6 +208,29 @@ def test_demo_trains_once_evaluates_and_draws(calls, arguments, tmp_path, capsys
     demo.main(arguments)
     assert [command[0] for command in calls[2:]] == ['tools/test.py']
     assert (work / 'predictions.png').exists()
+
+
+def test_demo_of_segmentation(calls, arguments, tmp_path, capsys):
+    config = Path(arguments[0])
+    config.write_text(config.read_text().replace('mmdet', 'mmseg'))
+    demo.main(arguments)
+    work = tmp_path / 'work'
+    assert [command[0] for command in calls] == ['tools/train.py', 'tools/test.py']
+    assert calls[1][-2:] == ['--out', str(work / 'label_maps')]
+    assert 'mIoU 0.650: the goal of 0.60 is reached' in capsys.readouterr().out
+    for name in ('predictions.png', 'curves.png'):
+        assert cv2.imread(str(work / name)).std() > 10
+    with pytest.raises(SystemExit, match='mIoU 0.650: below the goal of 0.66'):
+        demo.main([*arguments, '--goal', '0.66'])
+
+
+@pytest.mark.parametrize(('old', 'new'), [('mmdet', 'mmpose'), ('shapes =', 'sets =')])
+def test_another_kind_of_config_is_refused(calls, arguments, old, new):
+    config = Path(arguments[0])
+    config.write_text(config.read_text().replace(old, new))
+    with pytest.raises(SystemExit, match='config.py is no config for the demo'):
+        demo.main(arguments)
+    assert not calls
 
 
 @pytest.mark.usefixtures('undrawn')
@@ -344,13 +274,13 @@ def test_demo_takes_another_number_of_epochs(calls, arguments):
 
 @pytest.mark.usefixtures('undrawn')
 def test_demo_fails_below_the_goal(calls, arguments):
-    with pytest.raises(SystemExit, match='mask AP 0.450: below the 0.48 that both'):
-        demo.main([*arguments, '--min-ap', '0.48'])
+    with pytest.raises(SystemExit, match='mask AP 0.450: below the goal of 0.48'):
+        demo.main([*arguments, '--goal', '0.48'])
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='telling two demos apart needs POSIX')
 def test_a_second_demo_in_the_same_folder_is_refused(calls, arguments, tmp_path):
-    with demo._one_demo_in(tmp_path / 'work'), pytest.raises(
+    with records.one_demo_in(tmp_path / 'work'), pytest.raises(
         SystemExit, match='another demo is running in'
     ):
         demo.main(arguments)
@@ -368,15 +298,15 @@ def test_a_training_that_outlives_its_demo_keeps_the_folder(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo.subprocess, 'run', start)
-    with pytest.raises(KeyboardInterrupt), demo._one_demo_in(tmp_path / 'work'):
+    with pytest.raises(KeyboardInterrupt), records.one_demo_in(tmp_path / 'work'):
         demo._run_tool(['tools/train.py'], {})
     try:
         with pytest.raises(records.DemoError, match='another demo is running'):
-            demo._one_demo_in(tmp_path / 'work').__enter__()
+            records.one_demo_in(tmp_path / 'work').__enter__()
     finally:
         children[0].kill()
         children[0].wait(timeout=60)
-    with demo._one_demo_in(tmp_path / 'work'):
+    with records.one_demo_in(tmp_path / 'work'):
         pass
 
 
@@ -398,7 +328,7 @@ def test_data_of_other_parameters_end_the_demo(calls, arguments):
 
 @pytest.mark.parametrize(
     ('options', 'words'),
-    [(['--epochs', '0'], 'at least 1, got 0'), (['--min-ap', '40'], 'to 1, got 40')],
+    [(['--epochs', '0'], 'at least 1, got 0'), (['--goal', '40'], 'to 1, got 40')],
 )
 def test_wrong_options_are_named(options, words, capsys):
     with pytest.raises(SystemExit):

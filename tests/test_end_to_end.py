@@ -1,46 +1,17 @@
 """Train, save, resume and test through the real tools, each in its own process."""
 
 import importlib.util
-import json
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+from running_tools import SPLITS, check_continued, finish, metrics, run, start
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'detection'
 SHAPES = CONFIGS / 'mask-rcnn_lit-ti_fpn_shapes.py'
-SPLITS = {'train': 'train', 'val': 'val', 'test': 'val'}
-
-
-def start(tool, *arguments, cwd):
-    """Starts a tool from a folder that has nothing to do with the checkout."""
-    command = [sys.executable, str(tool), *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process):
-    """Returns the output of a tool that has to succeed."""
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, output[-5000:]
-    return output
-
-
-def run(tool, *arguments, cwd):
-    return finish(start(tool, *arguments, cwd=cwd))
-
-
-def metrics(work_dir, newest):
-    """The metrics that test.py has written into its `newest` folder."""
-    files = sorted(work_dir.glob('*/*.json'), key=lambda f: f.stat().st_mtime)
-    assert len(files) == newest, files
-    return json.loads(files[-1].read_text())
 
 
 def check_resumed(output, work_dir, steps):
@@ -48,24 +19,9 @@ def check_resumed(output, work_dir, steps):
     assert f'resumed epoch: 1, iter: {steps}' in output
     assert 'Epoch(train) [2]' in output
     assert 'Epoch(train) [1]' not in output
-    first, second = (
-        torch.load(work_dir / f'epoch_{i}.pth', weights_only=False) for i in (1, 2)
-    )
-    assert (first['meta']['epoch'], first['meta']['iter']) == (1, steps)
-    assert (second['meta']['epoch'], second['meta']['iter']) == (2, 2 * steps)
-    curves = [c['message_hub']['log_scalars']['train/loss'] for c in (first, second)]
-    lengths = [len(curve.data[0]) for curve in curves]
-    assert lengths == [steps, 2 * steps]
-    assert all(map(torch.isfinite, map(torch.tensor, curves[1].data[0])))
-    # AdamW's moments were in the first file and went on from there.
-    steps_done = {s['step'].item() for s in second['optimizer']['state'].values()}
-    assert steps_done == {2.0 * steps}
-    moved = [
-        not torch.equal(value, second['state_dict'][key])
-        for key, value in first['state_dict'].items()
-        if key.startswith('backbone.') and value.is_floating_point()
-    ]
-    assert sum(moved) > len(moved) / 2
+    files = (work_dir / f'epoch_{i}.pth' for i in (1, 2))
+    first, second = check_continued(*files, steps)
+    assert (first['epoch'], second['epoch']) == (1, 2)
 
 
 # --- mmlit's own tools, on drawn shapes -------------------------------------------

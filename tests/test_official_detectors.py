@@ -4,7 +4,6 @@ RetinaNet and Mask R-CNN of two archs are saved under official backbone keys, wi
 meta of mmcv 1.x, and loaded: they must see in a real image what they saw before.
 """
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from mmlit import LIT
-from mmlit.convert import to_official
+from official_models import precision, save_as_the_authors, unsettle
 
 pytest.importorskip('mmdet', reason='the detectors are those of mmdet')
 from mmcv.ops.nms import ext_module as nms_ops  # noqa: E402
@@ -32,16 +31,6 @@ META = dict(
     iter=87960,
     config="model = dict(type='RetinaNet')",
 )
-
-
-@contextmanager
-def precision(dtype):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def config(name, dtype):
@@ -65,13 +54,7 @@ def source_detector(name, dtype):
     with precision(dtype):
         model = init_detector(config(name, dtype), None, device='cpu')
     assert isinstance(model.backbone, LIT)
-    for key, value in model.state_dict().items():
-        if key.endswith('running_mean'):
-            value.normal_(0, 0.2)
-        elif key.endswith('running_var'):
-            value.uniform_(0.5, 1.5)
-        elif 'conv_offset' in key:
-            value.normal_(0, 0.1)
+    unsettle(model)
     for key, module in model.named_modules():
         if isinstance(module, torch.nn.Conv2d) and not key.startswith('backbone'):
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
@@ -85,22 +68,6 @@ def source_detector(name, dtype):
         elif key.endswith('fc_cls'):
             torch.nn.init.normal_(module.weight, std=0.1)
     return model
-
-
-def save_as_the_authors(model, path, biases):
-    """Write a detector's weights under official keys; biases: zeros or random."""
-    state, backbone = {}, model.backbone.state_dict()
-    official = to_official(backbone, model.backbone.arch)
-    if biases == 'random':
-        for key in [key for key in official if key.endswith('dconv.bias')]:
-            mean = key.replace('dconv.bias', 'norm_layer.running_mean')
-            official[key] = torch.randn_like(official[key]) * 0.3
-            official[mean] = official[mean] + official[key]
-    for key, value in model.state_dict().items():
-        if not key.startswith('backbone.'):
-            state[key] = value
-    state.update({f'backbone.{key}': value for key, value in official.items()})
-    torch.save(dict(meta=META, state_dict=state, optimizer={}), path)
 
 
 @pytest.fixture
@@ -136,7 +103,7 @@ def test_float32(tmp_path, detections, name):
     assert (expected.scores > 0.05).sum() >= 5
     assert len(expected.labels.unique()) > 1
 
-    save_as_the_authors(model, tmp_path / 'zeros.pth', 'zeros')
+    save_as_the_authors(model, tmp_path / 'zeros.pth', META, 'zeros')
     loaded = load(name, tmp_path / 'zeros.pth', torch.float32)
     assert loaded.dataset_meta['classes'] == META['CLASSES']
     for key, value in model.state_dict().items():
@@ -146,7 +113,7 @@ def test_float32(tmp_path, detections, name):
     for key, value in expected.items():
         assert (torch.as_tensor(found[key]) == torch.as_tensor(value)).all(), key
 
-    save_as_the_authors(model, tmp_path / 'random.pth', 'random')
+    save_as_the_authors(model, tmp_path / 'random.pth', META, 'random')
     found = detections(load(name, tmp_path / 'random.pth', torch.float32))
     for one, other in ((found, expected), (expected, found)):
         # What is about to fall off the end of either list may do so in the other.
@@ -161,7 +128,7 @@ def test_float64_with_random_biases(tmp_path, detections, name):
     model = source_detector(name, torch.float64)
     expected = detections(model)
     assert expected.scores.dtype == torch.float64
-    save_as_the_authors(model, tmp_path / 'random.pth', 'random')
+    save_as_the_authors(model, tmp_path / 'random.pth', META, 'random')
     found = detections(load(name, tmp_path / 'random.pth', torch.float64))
     assert torch.equal(found.labels, expected.labels)
     assert torch.allclose(found.scores, expected.scores, rtol=0, atol=1e-10)

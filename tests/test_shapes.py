@@ -82,6 +82,20 @@ def test_boxes_and_areas_are_those_of_the_visible_masks(shapes, split):
     assert sorted(set(ids)) == ids
 
 
+@pytest.mark.parametrize('split', tool.SPLITS)
+def test_semantic_masks_hold_the_category_of_every_pixel(shapes, split):
+    coco = load(shapes, split)
+    folder = shapes / 'masks' / split
+    assert len(list(folder.iterdir())) == len(coco.imgs)
+    for image_id, image in coco.imgs.items():
+        path = folder / Path(image['file_name']).with_suffix('.png')
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        expected = np.zeros((160, 160), np.uint8)
+        for item in coco.imgToAnns[image_id]:
+            expected[coco.annToMask(item) == 1] = item['category_id']
+        assert mask.dtype == np.uint8 and (mask == expected).all()
+
+
 def test_objects_vary_and_overlap(shapes):
     coco = load(shapes, 'train')
     counts = [len(items) for items in coco.imgToAnns.values()]
@@ -162,9 +176,10 @@ def test_a_complete_set_is_left_alone_and_another_one_refused(tmp_path):
     tool.make_shapes(out, **{**SMALL, 'seed': 4})
     assert not (out / 'mark').exists()
     assert json.loads((out / 'shapes.json').read_text())['seed'] == 4
-    (out / 'val' / '000001.jpg').unlink()
-    tool.ensure_shapes(out, **{**SMALL, 'seed': 4})
-    assert (out / 'val' / '000001.jpg').exists()
+    for missing in ('val/000001.jpg', 'masks/train/000002.png'):
+        (out / missing).unlink()
+        tool.ensure_shapes(out, **{**SMALL, 'seed': 4})
+        assert (out / missing).exists()
 
 
 def test_foreign_files_are_never_replaced(tmp_path):
@@ -176,14 +191,14 @@ def test_foreign_files_are_never_replaced(tmp_path):
 
 
 def _ensure(out, barrier, drawn):
-    draw = tool._draw
+    draw = tool.write_shapes
 
     def count(*args):
         with drawn.get_lock():
             drawn.value += 1
         draw(*args)
 
-    tool._draw = count
+    tool.write_shapes = count
     barrier.wait(timeout=60)
     tool.ensure_shapes(out, **SMALL)
     assert len(list((out / 'train').iterdir())) == SMALL['train']
@@ -281,3 +296,19 @@ def test_mmdet_reads_boxes_and_masks(shapes):
         boxes = item['gt_masks'].get_bboxes(type(item['gt_bboxes']))
         assert (boxes.tensor == item['gt_bboxes'].tensor).all()
         assert not item['gt_ignore_flags'].any()
+
+
+def test_mmseg_reads_the_masks(shapes):
+    mmseg = pytest.importorskip('mmseg.datasets')
+    pytest.importorskip('mmseg.utils').register_all_modules()
+    dataset = mmseg.BaseSegDataset(
+        data_root=str(shapes),
+        data_prefix={'img_path': 'val', 'seg_map_path': 'masks/val'},
+        metainfo={'classes': ('background', *CATEGORIES)},
+        pipeline=[{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations'}],
+    )
+    assert len(dataset) == 30
+    for item in (dataset[0], dataset[29]):
+        name = Path(item['img_path']).stem
+        mask = cv2.imread(str(shapes / 'masks' / 'val' / f'{name}.png'), 0)
+        assert (item['gt_seg_map'] == mask).all()

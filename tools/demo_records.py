@@ -6,17 +6,23 @@ of the last checkpoint), never the text log.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmengine.config import Config
 
-BOX_AP = 'coco/bbox_mAP'
-MASK_AP = 'coco/segm_mAP'
+try:
+    import fcntl
+except ImportError:  # Windows: two demos at once are not told apart.
+    fcntl = None
+
 # The demo's own note in a work directory: what config the run there has.
 NOTE = 'demo.json'
 
@@ -30,12 +36,19 @@ class History:
     """The course of a training run: (epoch, value) pairs in the order of epochs."""
 
     loss: list[tuple[float, float]] = field(default_factory=list)
-    box_ap: list[tuple[float, float]] = field(default_factory=list)
-    mask_ap: list[tuple[float, float]] = field(default_factory=list)
+    # By the name of what was measured.
+    figures: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
 
-def read_history(work_dir: Path) -> History:
-    """Reads the scalars of a run that may have been stopped and resumed."""
+def read_history(
+    work_dir: Path, figures: Callable[[dict[str, float]], dict[str, float]]
+) -> History:
+    """Reads the scalars of a run that may have been stopped and resumed.
+
+    Args:
+        work_dir: work directory of the run.
+        figures: what to take from the record of an evaluation, by name.
+    """
     losses, metrics = {}, {}
     # Each start writes a folder named after its time: a resumed run's later records
     # replace those of the same step that were made before the stop.
@@ -48,12 +61,13 @@ def read_history(work_dir: Path) -> History:
     # Iteration i of epoch e satisfies i <= e * length: the largest i / e, rounded up,
     # is the number of iterations an epoch has.
     length = math.ceil(max((i / r['epoch'] for i, r in losses.items()), default=1))
-    return History(
-        loss=[(step / length, r['loss']) for step, r in sorted(losses.items())],
-        # A detector that finds nothing at all has no AP in its record: that is 0.
-        box_ap=[(step, r.get(BOX_AP, 0.0)) for step, r in sorted(metrics.items())],
-        mask_ap=[(step, r.get(MASK_AP, 0.0)) for step, r in sorted(metrics.items())],
+    history = History(
+        [(step / length, r['loss']) for step, r in sorted(losses.items())]
     )
+    for step, record in sorted(metrics.items()):
+        for name, value in figures(record).items():
+            history.figures.setdefault(name, []).append((step, value))
+    return history
 
 
 def _records(path: Path) -> list[dict]:
@@ -78,15 +92,6 @@ def read_metrics(work_dir: Path) -> dict[str, float]:
             'should have written them did not end well'
         )
     return json.loads(paths[-1].read_text())
-
-
-def category_ap(metrics: dict[str, float], names: list[str]) -> dict[str, float]:
-    """The mask AP of each category, as far as the metrics hold it.
-
-    The metric keeps one figure a category, that of the type evaluated last: masks.
-    """
-    keys = {name: f'coco/{name}_precision' for name in names}
-    return {name: metrics[key] for name, key in keys.items() if key in metrics}
 
 
 def last_checkpoint(work_dir: Path) -> tuple[Path, int] | None:
@@ -152,3 +157,17 @@ def remove_run(work_dir: Path) -> None:
             'it is not emptied; give another --out'
         )
     shutil.rmtree(work_dir)
+
+
+@contextlib.contextmanager
+def one_demo_in(folder: Path) -> Iterator[None]:
+    """Lets one demo at a time work in a folder; a killed one lets go of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f'.{folder.name}.lock'), 'w') as lock:
+        if fcntl is not None:
+            os.set_inheritable(lock.fileno(), True)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DemoError(f'another demo is running in {folder}') from None
+        yield

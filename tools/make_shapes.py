@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Draws a small instance segmentation data set in COCO format: no download needed.
+"""Draws a small data set for detection and segmentation: no download needed.
 
     python tools/make_shapes.py [--out DIR] [--train 1600] [--val 80] [--size 160]
                                 [--seed 0] [--force]
 
-writes `DIR/train/000001.jpg ...`, `DIR/val/...`, `DIR/annotations/{train,val}.json`
-and `DIR/shapes.json`, which says what the set was drawn with. The same arguments give
-the same bytes. What the pictures hold is decided in `shapes_drawing.py`.
+writes the pictures, COCO's annotations and semantic masks (`shapes_writing.py` has the
+list), and `DIR/shapes.json`, which says what the set was drawn with. The same
+arguments give the same bytes. What the pictures hold is decided in `shapes_drawing.py`.
 
 The set appears at `DIR` whole or not at all, and any number of processes may ask for
 it at once (`ensure_shapes`): one draws, the others wait.
@@ -24,12 +24,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
-from pycocotools import mask as coco_mask
-from rich.progress import Progress
-
-from shapes_drawing import CATEGORIES, Scene, draw_scene
+from shapes_writing import SPLITS, is_written, write_shapes
 
 try:
     import fcntl
@@ -40,15 +35,6 @@ DEFAULT_OUT = Path(__file__).resolve().parents[1] / 'data' / 'shapes'
 MANIFEST = 'shapes.json'
 # Raise it when the same arguments begin to give other pictures.
 DRAWING_VERSION = 2
-SPLITS = ('train', 'val')
-HEADER = {
-    'info': {'description': 'shapes drawn by mmlit', 'version': '1.0'},
-    'licenses': [],
-    'categories': [
-        {'id': i, 'name': name, 'supercategory': 'shape'}
-        for i, name in enumerate(CATEGORIES, start=1)
-    ],
-}
 
 
 def ensure_shapes(
@@ -109,7 +95,9 @@ def _prepare(out: Path, parameters: dict, replace: bool, progress: bool) -> Path
         # These names match the pattern above, so that a kill leaves no litter for long.
         fresh = out.with_name(f'.{out.name}.new-{os.getpid()}.tmp')
         old = out.with_name(f'.{out.name}.old-{os.getpid()}.tmp')
-        _draw(fresh, parameters, progress)
+        write_shapes(fresh, parameters, progress)
+        manifest = json.dumps(parameters, indent=2) + '\n'
+        (fresh / MANIFEST).write_text(manifest)
         if out.exists():
             out.rename(old)
         fresh.rename(out)
@@ -151,11 +139,7 @@ def _read_manifest(out: Path) -> dict | None:
 
 
 def _is_complete(out: Path, parameters: dict) -> bool:
-    return all(
-        (out / 'annotations' / f'{split}.json').is_file()
-        and sum(1 for _ in out.glob(f'{split}/*.jpg')) == parameters[split]
-        for split in SPLITS
-    )
+    return all(is_written(out, split, parameters[split]) for split in SPLITS)
 
 
 def _difference(out: Path, found: dict, wanted: dict) -> str:
@@ -170,63 +154,10 @@ def _difference(out: Path, found: dict, wanted: dict) -> str:
     )
 
 
-def _draw(folder: Path, parameters: dict, progress: bool) -> None:
-    (folder / 'annotations').mkdir(parents=True)
-    with Progress(disable=not progress) as bar:
-        total = sum(parameters[split] for split in SPLITS)
-        task = bar.add_task(f'Drawing {total} pictures', total=total)
-        for split in SPLITS:
-            (folder / split).mkdir()
-            images, annotations = [], []
-            for number, scene in enumerate(_scenes(parameters, split), start=1):
-                images.append(_write_image(folder / split, number, scene))
-                for annotation in _describe(number, scene):
-                    annotations.append({'id': len(annotations) + 1, **annotation})
-                bar.advance(task)
-            content = {**HEADER, 'images': images, 'annotations': annotations}
-            path = folder / 'annotations' / f'{split}.json'
-            path.write_text(json.dumps(content))
-    (folder / MANIFEST).write_text(json.dumps(parameters, indent=2) + '\n')
-
-
-def _scenes(parameters: dict, split: str) -> Iterator[Scene]:
-    for index in range(parameters[split]):
-        # A seed of its own for each picture: splits share no random numbers, and a
-        # longer set begins with the pictures of a shorter one.
-        seed = (parameters['seed'], SPLITS.index(split), index)
-        yield draw_scene(np.random.default_rng(seed), parameters['size'])
-
-
-def _write_image(folder: Path, number: int, scene: Scene) -> dict:
-    """Writes a picture and returns its entry in the COCO file."""
-    name = f'{number:06d}.jpg'
-    path = folder / name
-    if not cv2.imwrite(str(path), scene.image, [cv2.IMWRITE_JPEG_QUALITY, 95]):
-        raise OSError(f'could not write {path}')
-    height, width = scene.image.shape[:2]
-    return {'id': number, 'file_name': name, 'height': height, 'width': width}
-
-
-def _describe(number: int, scene: Scene) -> Iterator[dict]:
-    """The COCO annotations of a picture's objects, less their ids."""
-    for category, mask in scene.objects:
-        # Run lengths, not polygons: exact, and they can hold a ring's hole.
-        encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-        counts = encoded['counts'].decode()
-        yield {
-            'image_id': number,
-            'category_id': category + 1,
-            'segmentation': {'size': encoded['size'], 'counts': counts},
-            'bbox': [int(v) for v in cv2.boundingRect(mask.astype(np.uint8))],
-            'area': int(mask.sum()),
-            'iscrowd': 0,
-        }
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Draws what the command line asks for."""
     parser = argparse.ArgumentParser(
-        description='Draws a small instance segmentation data set in COCO format.',
+        description='Draws a small data set for detection and segmentation.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument('--out', type=Path, default=DEFAULT_OUT, help='folder to write')

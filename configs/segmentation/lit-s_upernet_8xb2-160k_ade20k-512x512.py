@@ -1,0 +1,10 @@
+"""UPerNet with LIT-S, ADE20K 160k: an extrapolation, see the parent."""
+
+_base_ = 'lit_upernet.py'
+pretrained = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_s.pth'
+
+model = dict(
+    backbone=dict(arch='small', init_cfg=dict(checkpoint=pretrained)),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
+)

@@ -1,0 +1,55 @@
+"""Starting the real tools, each in its own process, and reading what they leave."""
+
+import json
+import subprocess
+import sys
+
+import torch
+
+SPLITS = {'train': 'train', 'val': 'val', 'test': 'val'}
+
+
+def start(tool, *arguments, cwd):
+    """Starts a tool from a folder that has nothing to do with the checkout."""
+    command = [sys.executable, str(tool), *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process):
+    """Returns the output of a tool that has to succeed."""
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output[-5000:]
+    return output
+
+
+def run(tool, *arguments, cwd):
+    return finish(start(tool, *arguments, cwd=cwd))
+
+
+def metrics(work_dir, newest):
+    """The metrics that test.py has written into its `newest` folder."""
+    files = sorted(work_dir.glob('*/*.json'), key=lambda f: f.stat().st_mtime)
+    assert len(files) == newest, files
+    return json.loads(files[-1].read_text())
+
+
+def check_continued(first, second, steps):
+    """The run of checkpoint `second` went on where `first` was, and as long again."""
+    first, second = (torch.load(path, weights_only=False) for path in (first, second))
+    assert (first['meta']['iter'], second['meta']['iter']) == (steps, 2 * steps)
+    curves = [c['message_hub']['log_scalars']['train/loss'] for c in (first, second)]
+    lengths = [len(curve.data[0]) for curve in curves]
+    assert lengths == [steps, 2 * steps]
+    assert all(map(torch.isfinite, map(torch.tensor, curves[1].data[0])))
+    # AdamW's moments were in the first file and went on from there.
+    steps_done = {s['step'].item() for s in second['optimizer']['state'].values()}
+    assert steps_done == {2.0 * steps}
+    moved = [
+        not torch.equal(value, second['state_dict'][key])
+        for key, value in first['state_dict'].items()
+        if key.startswith('backbone.') and value.is_floating_point()
+    ]
+    assert sum(moved) > len(moved) / 2
+    return first['meta'], second['meta']
