@@ -65,7 +65,8 @@ def _slices(length: int, most: int) -> Iterator[slice]:
 def _forward(q: Tensor, k: Tensor, v: Tensor, table: Optional[Tensor]) -> Tensor:
     out = _empty_output(q)
     forward = _forward_on_cpu if q.device.type == 'cpu' else _forward_with_masks
-    forward(q, k, v, table, _by_column(out, _grid(q, table)))
+    with torch.autocast(q.device.type, enabled=False):  # dtypes are chosen here
+        forward(q, k, v, table, _by_column(out, _grid(q, table)))
     return out
 
 
@@ -121,7 +122,7 @@ def _backward(
     grid, dtype = _grid(q, table), _compute_dtype(q)
     scale, sum_dtype = q.shape[-1] ** -0.5, torch.promote_types(q.dtype, torch.float32)
     inner = _by_column((grad.to(dtype) * out).sum(-1, keepdim=True), grid)
-    q_, grad = (_by_column(x.to(dtype), grid) for x in (q * scale, grad))
+    q_, grad = (_by_column(x, grid) for x in (q.to(dtype) * scale, grad.to(dtype)))
     k_, v_ = _reversed_keys(k, dtype), _reversed_keys(v, dtype)
     dq = _empty_output(q)
     dk, dv = (torch.zeros_like(x, dtype=sum_dtype) for x in (k_, v_))

@@ -61,7 +61,9 @@ class LIT(BaseModule):
             this rate. ``None``: the arch's own.
         norm_eval: Keep every BatchNorm in eval mode.
         with_cp: Gradient checkpointing of each block (non-reentrant).
-        attn_kernel: ``'auto'``, ``'eager'`` or ``'sdpa'``, see :mod:`mmlit.kernels`.
+        attn_kernel: How attention is computed, with the same numbers: ``'auto'``,
+            ``'eager'``, ``'sdpa'``, ``'chunked'`` or ``'flex'`` (CUDA), see
+            :mod:`mmlit.kernels`. The last two refuse ``attn_drop_rate``.
         init_cfg: mmengine's ``init_cfg``; ``None`` means the authors' initialisation.
 
     Raises:

@@ -54,6 +54,23 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda *x: chunked(*x, 0.0), (*qkv, table))
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_does_not_reach_inside(monkeypatch, dtype):
+    """On the CPU half precision is computed in float32, whatever autocast says."""
+    fused, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(q, *args, **kwargs):
+        out = fused(q, *args, **kwargs)
+        seen.append(out.dtype)
+        return out
+
+    monkeypatch.setattr(module.F, 'scaled_dot_product_attention', watched)
+    qkv, table = inputs(torch.float32)
+    with torch.no_grad(), torch.autocast('cpu', dtype):
+        out = chunked(*(x.to(dtype) for x in qkv), table, 0.0)
+    assert out.dtype == dtype and set(seen) == {torch.float32}
+
+
 def test_operators_are_registered_properly():
     """torch's own check: schema, fake, autograd, compiled with dynamic shapes."""
     qkv, table = inputs(torch.float32)
