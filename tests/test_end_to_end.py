@@ -1,11 +1,13 @@
 """Train, save, resume and test through the real tools, each in its own process."""
 
 import importlib.util
+import math
 import pickle
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from running_tools import SPLITS, check_continued, finish, metrics, run, start
 
@@ -82,6 +84,21 @@ def test_own_tools_on_shapes(tmp_path):
     assert len(predictions) == 2
     assert all(len(p['pred_instances']['scores']) == 5 for p in predictions)
     assert len(list((tmp_path / 'tested').glob('*/drawn/*'))) == 2
+
+
+def test_mixed_precision_on_shapes(tmp_path):
+    """Without a GPU: trained under autocast, tested in float32."""
+    data = tmp_path / 'data' / 'shapes'
+    options = ['--cfg-options', *shapes_options(data), 'train_cfg.max_epochs=2']
+    output = run(ROOT / 'tools/train.py', SHAPES, '--amp', *options, cwd=tmp_path)
+    if not torch.cuda.is_available():
+        assert 'bfloat16 autocast' in output
+    losses = re.findall(r'  loss: ([\w.]+)', output)
+    assert len(losses) == 4 and all(math.isfinite(float(loss)) for loss in losses)
+    assert re.search(r'coco/segm_mAP: -?[\d.]+', output)
+    checkpoint = tmp_path / 'work_dirs' / SHAPES.stem / 'epoch_2.pth'
+    weights = torch.load(checkpoint, weights_only=False)['state_dict']
+    assert weights['backbone.stages.0.enter.proj.weight'].dtype == torch.float32
 
 
 # --- mmdet's own installed tools, on COCO images ----------------------------------

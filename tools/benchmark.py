@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmark_figures import complete_rows, fit_memory
-from benchmark_measure import describe_machine
+from benchmark_measure import describe_machine, use_threads
 from benchmark_models import DTYPES, Settings, Spec, parse_model
 from benchmark_plots import draw_plots
 from benchmark_report import write_report
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         threads=args.threads,
         with_cp=args.with_cp,
     )
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     try:
         report = run(args, settings)
     except KeyboardInterrupt:

@@ -15,8 +15,7 @@ import re
 import sys
 from pathlib import Path
 
-import torch
-
+from benchmark_measure import use_threads
 from benchmark_models import Settings, Spec, build_model
 from benchmark_steps import Step
 
@@ -25,7 +24,7 @@ def main() -> None:
     """Builds the model, runs one step, prints what the step took in bytes."""
     asked = json.loads(sys.argv[1])
     settings = Settings(**asked['settings'])
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     try:
         spec = Spec(**asked['spec'])
         model = build_model(spec, settings)
