@@ -59,13 +59,8 @@ def test_counts_are_those_of_torchs_counter(name):
     macs = count_macs(step.model, step.forward)
     with FlopCounterMode(display=False) as counter:
         step.forward()
-    # torch sees the offsets' convolutions, but not the deformable ones.
-    unseen = 0
-    if name.startswith('lit'):
-        grids, widths = ((8, 12), (4, 6), (2, 3)), (64, 128, 320, 512)
-        for i, (height, width) in enumerate(grids):
-            unseen += height * width * 4 * widths[i] * widths[i + 1]
-    assert sum(macs.values()) - unseen == counter.get_total_flops() / 2
+    # On the CPU torch sees the deformable convolutions too: their products are its own.
+    assert sum(macs.values()) == counter.get_total_flops() / 2
     assert (macs['deformable'] > 0) == name.startswith('lit')
     assert (macs['attention'] > 0) == (name != 'r50')
 
@@ -78,7 +73,12 @@ def test_counts_are_those_of_fvcore(name):
     image = torch.randn(1, 3, 64, 64)
     analysis = FlopCountAnalysis(step.model, image).unsupported_ops_warnings(False)
     theirs = analysis.by_operator()
-    assert macs['linear'] == theirs.get('linear', 0)
+    # Theirs holds the products of the deformable convolutions, ours has them apart.
+    merging = 0
+    if name == 'lit-s':
+        widths = ((96, 192, 8), (192, 384, 4), (384, 768, 2))
+        merging = sum(4 * c * out * n**2 for c, out, n in widths)
+    assert macs['linear'] + merging == theirs.get('linear', 0)
     # Theirs holds the offsets' convolutions, ours beside the deformable ones.
     offsets = 0
     if name == 'lit-s':
