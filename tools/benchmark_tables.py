@@ -67,13 +67,14 @@ def describe_run(settings: dict) -> str:
     }[settings['mode']]
     half = '' if settings['dtype'] == 'float32' else ' under autocast'
     extras = ['gradient checkpointing in LIT'] if settings['with_cp'] else []
+    if settings['repeat']:
+        extras.append(f'{settings["repeat"]} interleaved rounds after warming up')
     return ', '.join(
         [
             f'{step}: batch {settings["batch"]}',
             settings['dtype'] + half,
             settings['device'],
             *extras,
-            f'{settings["repeat"]} interleaved rounds after warming up',
         ]
     )
 
