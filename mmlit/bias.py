@@ -3,7 +3,14 @@
 A table is (heads, 2H-1, 2W-1) for an H x W map, see :mod:`mmlit.position`.
 """
 
+from typing import Tuple
+
 from torch import Tensor
+
+
+def grid_of(table: Tensor) -> Tuple[int, int]:
+    """The token grid (H, W) that a table is for."""
+    return (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
 
 
 def dense_bias(table: Tensor) -> Tensor:
@@ -19,7 +26,7 @@ def dense_bias(table: Tensor) -> Tensor:
     Returns:
         (heads, H*W, H*W), queries before keys.
     """
-    heads, height, width = table.shape[0], *((n + 1) // 2 for n in table.shape[1:])
+    heads, (height, width) = len(table), grid_of(table)
     windows = table.unfold(1, height, 1).unfold(2, width, 1)  # heads, y1, x1, ...
     tokens = height * width
     return windows.flip(3, 4).reshape(heads, tokens, tokens)

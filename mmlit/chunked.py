@@ -3,7 +3,7 @@
 Each chunk is computed by torch's fused attention with its own bias rows; the backward
 pass computes a chunk's attention weights again. Nothing of size N x N exists at any
 time, in training either. Queries are taken by map column, since the bias of a whole
-column is a strided view of a small array (see ``mmlit.position.lay_out_columns``).
+column is a strided view of a small array (see ``mmlit.bias.lay_out_columns``).
 """
 
 from typing import Iterator, NamedTuple, Optional, Tuple
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .bias import add_columns, add_windows, bias_windows, lay_out_columns
+from .bias import add_columns, add_windows, bias_windows, grid_of, lay_out_columns
 from .custom_ops import define_op, differentiable
 
 #: Bytes that a chunk's attention weights, or its bias rows, may take. On the CPU they
@@ -171,9 +171,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 def _grid(q: Tensor, table: Optional[Tensor]) -> Tuple[int, int]:
     """Token grid; without a bias nothing depends on it, so all is one column."""
-    if table is None:
-        return q.shape[2], 1
-    return (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
+    return (q.shape[2], 1) if table is None else grid_of(table)
 
 
 def _compute_dtype(q: Tensor) -> torch.dtype:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .bias import grid_of
+
 #: The first torch whose FlexAttention gives gradients of captured tensors.
 MIN_TORCH = (2, 6)
 
@@ -56,12 +58,10 @@ def bias_lookup(bias_table: Tensor) -> Callable:
     Args:
         bias_table: (heads, 2H-1, 2W-1).
     """
-    heads, rows, columns = bias_table.shape
-    y = torch.arange((rows + 1) // 2, device=bias_table.device)
-    x = torch.arange((columns + 1) // 2, device=bias_table.device)
-    of_key = (y[:, None] * columns + x).flatten()
+    y, x = (torch.arange(n, device=bias_table.device) for n in grid_of(bias_table))
+    of_key = (y[:, None] * bias_table.shape[2] + x).flatten()
     of_query = of_key + of_key[-1]  # place of the last token: the centre
-    flat = bias_table.reshape(heads, rows * columns)
+    flat = bias_table.flatten(1)
 
     def add_bias(score, batch, head, query, key):
         return score + flat[head, of_query[query] - of_key[key]]

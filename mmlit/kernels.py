@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .bias import bias_windows, dense_bias, lay_out_columns
+from .bias import bias_windows, dense_bias, grid_of, lay_out_columns
 from .chunked import chunked
 from .custom_ops import is_compiling, is_exporting
 from .flex import flex, why_no_flex
@@ -48,8 +48,8 @@ def sdpa(
     mask = None
     if bias_table is not None:
         k, v = k.flip(2), v.flip(2)
-        height, width = grid = [(side + 1) // 2 for side in bias_table.shape[1:]]
-        laid_out = lay_out_columns(bias_table.to(q.dtype), width, slice(None))
+        grid = grid_of(bias_table)
+        laid_out = lay_out_columns(bias_table.to(q.dtype), grid[1], slice(None))
         mask = bias_windows(laid_out, grid).transpose(1, 2).flatten(1, 2)[None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
 
