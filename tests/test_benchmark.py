@@ -346,7 +346,7 @@ def test_wrong_options_are_told_in_one_line(options, words, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ('content', 'words'),
     [
-        ("default_scope = 'mmseg'\nmodel = dict(backbone=dict())", "has 'mmseg'"),
+        ("default_scope = 'mmpose'\nmodel = dict(backbone=dict())", "has 'mmpose'"),
         ("_base_ = 'no_such_base.py'", 'the config cannot be read'),
     ],
 )

@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""Measures LIT beside mmdet's own backbones, or whole detectors: time, memory, MACs.
+"""Measures LIT beside other backbones, alone or in whole networks: time, memory, MACs.
 
     python tools/benchmark.py --models lit-s lit-s:eager lit-ti swin-t pvt-s r50
     python tools/benchmark.py --models lit-s swin-t --sizes 512 800 1056 --mode train
+    python tools/benchmark.py --shape 512 512 --shape 512 2048 --models \
+        configs/segmentation/lit-s_upernet*.py configs/benchmark/*_upernet.py
 
 A model is `lit-ti|s|m|b`, with `:kernel` behind it for another attention kernel than
-'auto', `swin-t`, `pvt-s`, `r50` (backbones alone), or the path of a detection config
-(the whole detector, `:kernel` as well); with `@bfloat16` behind it, it computes in
-that precision whatever `--dtype` says. Everything is measured in one run: the models
-take turns, and so does the matrix multiplication that says what the machine can do.
-No data set and no weights are needed. Table on screen; benchmark.json, .csv and .md in
-the output folder, and from two image sizes on latency.png and memory.png.
+'auto', `swin-t`, `pvt-s`, `r50` (backbones alone, mmdet's), or the path of a config of
+mmdet or mmseg (the whole detector or segmentor, `:kernel` as well); with `@bfloat16`
+behind it, it computes in that precision whatever `--dtype` says. Everything is measured
+in one run: the models take turns, and so does the matrix multiplication that says what
+the machine can do. No data set and no weights are needed. Table on screen;
+benchmark.json, .csv and .md in the output folder, and from two image sizes on
+latency.png and memory.png.
 """
 
 from __future__ import annotations
@@ -30,10 +33,10 @@ from benchmark_plots import draw_plots
 from benchmark_report import write_report
 from benchmark_run import Bench, memory_obstacle
 from benchmark_tables import make_table
-from common import stop
+from common import check_least, stop
 
 MIN_SIDE = 32
-FILE_WIDTH = 150
+FILE_WIDTH = 200
 DEFAULT_MODELS = ('lit-s', 'lit-ti', 'swin-t', 'pvt-s', 'r50')
 DEFAULT_SHAPE = (800, 1344)
 
@@ -166,12 +169,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def _check(args: argparse.Namespace) -> None:
     for name in ('batch', 'threads', 'repeat', 'matmul_size'):
-        _check_least(f'--{name.replace("_", "-")}', getattr(args, name), 1)
-    _check_least('--warmup', args.warmup, 0)
+        check_least(f'--{name.replace("_", "-")}', getattr(args, name), 1)
+    check_least('--warmup', args.warmup, 0)
     shapes = [tuple(shape) for shape in args.shape or []]
     shapes += [(size, size) for size in args.sizes or []]
     for side in (side for shape in shapes for side in shape):
-        _check_least('an image side in pixels,', side, MIN_SIDE)
+        check_least('an image side in pixels,', side, MIN_SIDE)
     args.shape = list(dict.fromkeys(shapes)) or [DEFAULT_SHAPE]
     args.models = [parse_model(text) for text in args.models]
     _check_unique(args.models)
@@ -180,11 +183,6 @@ def _check(args: argparse.Namespace) -> None:
         args.out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f'--out-dir {args.out_dir}: {error.strerror}') from error
-
-
-def _check_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f'{name} must be at least {least}, got {value}')
 
 
 def _check_unique(specs: list[Spec]) -> None:

@@ -24,7 +24,10 @@ from benchmark_models import DTYPES, Settings, Spec
 from benchmark_steps import Step
 
 MEMORY_SCRIPT = Path(__file__).with_name('benchmark_memory.py')
-DISTRIBUTIONS = ('mmlit', 'torch', 'mmcv', 'mmengine', 'mmdet', 'numpy')
+DISTRIBUTIONS = (
+    *('mmlit', 'torch', 'mmcv', 'mmengine', 'mmdet', 'mmsegmentation', 'numpy'),
+    *('onedl-mmcv', 'onedl-mmengine', 'onedl-mmdetection', 'onedl-mmsegmentation'),
+)
 MIB = 2**20
 
 

@@ -1,7 +1,7 @@
 """The models that `benchmark.py` knows, and what they are measured with.
 
-A model is a LIT backbone, one of mmdet's own backbones, or the whole detector of a
-config. mmdet is imported only for the last two.
+A model is a LIT backbone, one of mmdet's own backbones, or the whole detector or
+segmentor of a config. mmdet and mmseg are imported only for what is theirs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import Registry
 from torch import nn
 
+from common import EXTRAS
 from mmlit import LIT
 from mmlit.kernels import KERNELS
 
@@ -139,10 +141,10 @@ def _read_config(path: str) -> Config:
             f'model {path}: the config cannot be read ({type(error).__name__}: {first})'
         ) from error
     scope = config.get('default_scope')
-    if scope not in SCOPES or 'backbone' not in config.get('model', {}):
+    if scope not in EXTRAS or 'backbone' not in config.get('model', {}):
         raise ValueError(
             f'model {path}: measured are configs with a model.backbone and a '
-            f'default_scope out of {", ".join(SCOPES)}, this one has {scope!r}'
+            f'default_scope out of {", ".join(EXTRAS)}, this one has {scope!r}'
         )
     return config
 
@@ -152,13 +154,13 @@ def build_model(spec: Spec, settings: Settings) -> nn.Module:
 
     Raises:
         ValueError: The kernel is not available here.
-        ImportError: It is one of mmdet's, which is not installed.
+        ImportError: It is of mmdet or mmseg, which is not installed.
     """
     torch.manual_seed(0)
     if spec.scope:
         model = _build_network(spec, settings)
     elif spec.name in PEERS:
-        model = _mmdet_models().build(PEERS[spec.name])
+        model = _models_of('mmdet').build(PEERS[spec.name])
     else:
         model = LIT(
             LIT_ARCHS[spec.name],
@@ -166,7 +168,7 @@ def build_model(spec: Spec, settings: Settings) -> nn.Module:
             with_cp=settings.with_cp,
             attn_kernel=spec.kernel or 'auto',
         )
-    with _without_log():
+    with without_log():
         model.init_weights()
     # Not in one line: mmdet's backbones return nothing from `train`.
     model.to(settings.device).train(settings.training)
@@ -174,7 +176,8 @@ def build_model(spec: Spec, settings: Settings) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _without_log() -> Iterator[None]:
+def without_log() -> Iterator[None]:
+    """Silences what is logged up to warnings."""
     # mmengine logs every parameter, mmdet warns that there are no trained weights.
     logging.disable(logging.WARNING)
     try:
@@ -185,37 +188,32 @@ def _without_log() -> Iterator[None]:
 
 def _build_network(spec: Spec, settings: Settings) -> nn.Module:
     config = _read_config(spec.name).model
-    model = ConfigDict(_without_pretrained(config.to_dict()))
+    model = ConfigDict(without_pretrained(config.to_dict()))
     if model.backbone.type == 'LIT':
         model.backbone.with_cp = settings.with_cp
         model.backbone.attn_kernel = spec.kernel or 'auto'
-    return SCOPES[spec.scope]().build(model)
+    return _models_of(spec.scope).build(model)
 
 
-def _mmdet_models() -> Registry:
-    if find_spec('mmdet') is None:
-        raise ImportError('mmdet is not installed: pip install "mmlit[det]"')
-    from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
-
-    register_all_modules(init_default_scope=True)
-    return MODELS
-
-
-#: The registries of whole networks, by the scope of their configs.
-SCOPES = {'mmdet': _mmdet_models}
+def _models_of(scope: str) -> Registry:
+    """The models of mmdet or mmseg; names in a config are from now on its own."""
+    if find_spec(scope) is None:
+        extra = f'mmlit[{EXTRAS[scope]}]'
+        raise ImportError(f'{scope} is not installed: pip install "{extra}"')
+    import_module(f'{scope}.utils').register_all_modules(init_default_scope=True)
+    return import_module(f'{scope}.registry').MODELS
 
 
-def _without_pretrained(config):
+def without_pretrained(config):
     """A copy of a model's config that asks for no weights."""
     if isinstance(config, (list, tuple)):
-        return [_without_pretrained(entry) for entry in config]
+        return [without_pretrained(entry) for entry in config]
     if not isinstance(config, dict):
         return config
     if config.get('type') == 'Pretrained':
         return None
     return {
-        key: _without_pretrained(value)
+        key: without_pretrained(value)
         for key, value in config.items()
         if key != 'pretrained'
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmark_counts import FORMULAS, KINDS
 from benchmark_figures import reference_dtype
 from benchmark_models import LIT_IMG_SIZE
-from benchmark_steps import OBJECTS_PER_IMAGE
+from benchmark_steps import OBJECTS_PER_IMAGE, UNLABELLED_SHARE
 from benchmark_tables import COLUMNS, MIB, describe_run, make_cells, make_csv
 from whole_file import write_whole
 
@@ -17,15 +17,20 @@ from whole_file import write_whole
 METHOD = (
     'Models: lit-* are backbones with bias tables for images of '
     f"{LIT_IMG_SIZE} px, swin-t, pvt-s and r50 are mmdet's own; all emit four levels "
-    'and train all their weights; other names are whole detectors of configs. Weights '
-    'and images are random.',
+    'and train all their weights; other names are the whole detectors or segmentors of '
+    'configs. Weights and images are random.',
     'Latency: the models take turns (A B A B), wall clock on a CPU, CUDA events on a '
     'GPU.',
     'Training of a backbone: the loss is a fixed random weighting of the mean of each '
     'channel of each level. Training of a detector: its own losses, on '
-    f'{OBJECTS_PER_IMAGE} random objects per image. There is no optimizer.',
+    f'{OBJECTS_PER_IMAGE} random objects per image. Training of a segmentor: its own '
+    f'losses, on random labels, {UNLABELLED_SHARE:.0%} of them 255 (none). There is no '
+    'optimizer.',
     'Forward pass of a detector: up to the raw outputs of its heads, without '
     'post-processing; in a two-stage detector the heads run on all proposals.',
+    "Forward pass of a segmentor: mmseg's prediction, up to the logits at the image's "
+    'size, of the image as a whole, also where the config says to slide a window; '
+    'auxiliary heads only train.',
     'bfloat16 and float16: autocast, without loss scaling.',
 )
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from benchmark_models import DTYPES, Settings
 
 OBJECTS_PER_IMAGE = 8
+#: Of the pixels, in the ground truth of a segmentor.
+UNLABELLED_SHARE = 0.1
 
 
 class Step:
@@ -88,5 +90,27 @@ def _compute_detector(
     return compute
 
 
+def _compute_segmentor(
+    model: nn.Module, images: Tensor, training: bool
+) -> Callable[[], Tensor | None]:
+    from benchmark_segmentation import make_samples
+
+    samples = make_samples(images, model.num_classes, UNLABELLED_SHARE)
+    infos = [sample.metainfo for sample in samples]
+
+    def compute():
+        if training:
+            return model.parse_losses(model(images, samples, mode='loss'))[0]
+        # As mmseg's own prediction: the logits are resized to the image.
+        model.encode_decode(images, infos)
+        return None
+
+    return compute
+
+
 #: What makes the computation of a step, by scope; None: of a backbone alone.
-COMPUTES = {None: _compute_backbone, 'mmdet': _compute_detector}
+COMPUTES = {
+    None: _compute_backbone,
+    'mmdet': _compute_detector,
+    'mmseg': _compute_segmentor,
+}
