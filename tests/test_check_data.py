@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from tiny_data import TOOLS, check, coco_config, coco_content, found, masks_config
 
+from this_stack import without_imports_lines  # isort: skip
 from tiny_data import only, write_coco, write_masks  # isort: skip
 
 pytest.importorskip('mmdet', reason='the checks build the data sets of mmdet')
@@ -127,6 +128,35 @@ def test_outputs_of_the_heads(tmp_path, outputs, level):
     only(config, level, said, '3 classes')
 
 
+def test_a_text_for_classes(tmp_path):
+    write_masks(tmp_path, ids=(1, 2))
+    config = masks_config(tmp_path, metainfo=dict(classes='soil'))
+    kinds = found(config)
+    assert [level for level, text in kinds if "is the text 'soil'" in text] == ['error']
+
+
+@pytest.mark.parametrize(('pipeline', 'level'), [(False, 'error'), (True, '')])
+def test_two_meanings_of_zero(tmp_path, pipeline, level):
+    write_masks(tmp_path)
+    steps = [dict(type='LoadAnnotations', reduce_zero_label=pipeline)]
+    config = masks_config(tmp_path, pipeline=steps)
+    assert ([kind[0] for kind in found(config)] or [''])[0] == level
+    if level:
+        said = 'reduce_zero_label=False, and the data set True'
+        only(config, level, said, 'leave it out')
+
+
+@pytest.mark.parametrize('crop', [64, (64, 32)])
+def test_two_crop_sizes(tmp_path, crop):
+    write_masks(tmp_path)
+    config = masks_config(tmp_path, pipeline=[dict(type='RandomCrop', crop_size=crop)])
+    config.model = dict(data_preprocessor=dict(size=(64, 64)))
+    if crop == 64:
+        assert found(config) == {}
+    else:
+        only(config, 'warning', 'crop_size=(64, 32)', 'data_preprocessor.size=(64, 64)')
+
+
 # --- real data --------------------------------------------------------------------
 
 
@@ -169,7 +199,7 @@ def run(tool, config, cwd, *options):
         text=True,
         timeout=300,
     )
-    return done.returncode, done.stdout, done.stderr
+    return done.returncode, without_imports_lines(done.stdout), done.stderr
 
 
 def test_command_on_sound_data(tmp_path):

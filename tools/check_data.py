@@ -23,6 +23,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from check_coco import check_coco
+from check_config import check_config
 from check_findings import Findings
 from check_masks import check_masks
 from common import add_config_options, read_config, stop
@@ -44,13 +45,13 @@ def parse_args() -> argparse.Namespace:
     add_config_options(parser)
     parser.add_argument(
         '--workers',
-        type=_positive,
+        type=positive,
         default=WORKERS,
         help='threads that read files (default: %(default)s)',
     )
     parser.add_argument(
         '--show',
-        type=_positive,
+        type=positive,
         default=SHOWN,
         metavar='N',
         help='findings of a kind to name; the rest is counted (default: %(default)s)',
@@ -115,7 +116,7 @@ def _check_part(part: dict, config: Config, findings: Findings, workers: int) ->
         # A data set's constructor may raise anything; mmdet and mmseg say why.
         findings.error(f'it cannot be built: {type(error).__name__}: {error}')
         return
-    _check_heads(dataset, config, findings)
+    check_config(dataset, part, config, findings)
     backend = getattr(dataset, 'backend_args', None) or {}
     kind = _known_kind(dataset)
     if kind and backend.get('backend', 'local') == 'local':
@@ -180,38 +181,13 @@ def _loads_masks(part: dict) -> bool:
     return any(step.get('with_mask', False) for step in part.get('pipeline', ()))
 
 
-def _check_heads(dataset, config: Config, findings: Findings) -> None:
-    """Has each head of the model as many outputs as the data set has classes?"""
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    if classes is None or isinstance(classes, str):
-        return
-    for path, count in _class_counts(config.get('model') or {}, 'model'):
-        said = f'{path}={count}, and the data set has {len(classes)} classes'
-        if count < len(classes):
-            findings.error(f'{said}: its labels would be out of bounds')
-        elif count > len(classes):
-            findings.warn(f'{said} (metainfo)')
-
-
-def _class_counts(node, path: str) -> Iterator[tuple[str, int]]:
-    """The `num_classes` of all heads inside of a model's config."""
-    if isinstance(node, (list, tuple)):
-        for number, child in enumerate(node):
-            yield from _class_counts(child, f'{path}[{number}]')
-    elif isinstance(node, dict):
-        for key, child in node.items():
-            if key == 'num_classes' and 'head' in path and isinstance(child, int):
-                yield f'{path}.num_classes', child
-            else:
-                yield from _class_counts(child, f'{path}.{key}')
-
-
 def _spell_type(part: dict) -> str:
     kind = part.get('type')
     return kind if isinstance(kind, str) else getattr(kind, '__name__', repr(kind))
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number of at least 1, from the command line."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f'{value} must be at least 1')

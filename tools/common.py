@@ -1,6 +1,6 @@
-"""What `train.py`, `test.py` and `check_data.py` share: config, data, runner.
+"""What the tools that take a config share: config, data, runner.
 
-Both serve detection and segmentation: which of the two a config is for is its
+They serve detection and segmentation: which of the two a config is for is its
 `default_scope`, 'mmdet' or 'mmseg'.
 """
 
@@ -26,6 +26,11 @@ def stop(message: str) -> NoReturn:
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Adds the config and the option that changes it, as mmdet's users know them."""
     parser.add_argument('config', help='config file')
+    add_cfg_options(parser)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that changes the config."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -62,12 +67,27 @@ def check_file(path: str, what: str) -> None:
         stop(f'{what} {path} does not exist (seen from {os.getcwd()})')
 
 
-def read_config(args: argparse.Namespace) -> Config:
-    """Reads the config with its settings from the command line; registers its scope."""
+def check_least(name: str, value: int, least: int) -> None:
+    """Raises ValueError where a number of the command line is too small."""
+    if value < least:
+        raise ValueError(f'{name} must be at least {least}, got {value}')
+
+
+def read_settings(args: argparse.Namespace) -> Config:
+    """Reads the config with its settings from the command line."""
     check_file(args.config, 'config')
+    # Before the bases are read: `mmlit::...` ones are known from here on.
+    import mmlit  # noqa: F401
+
     config = Config.fromfile(args.config)
     if args.cfg_options is not None:
         config.merge_from_dict(args.cfg_options)
+    return config
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Reads the config with its settings; registers its scope."""
+    config = read_settings(args)
     import_scope(config)
     return config
 

@@ -32,8 +32,9 @@ def main() -> None:
     if args.auto_scale_lr:
         scale_lr(config)
     if args.resume is not None:
-        config.resume = True
-        config.load_from = None if args.resume == 'auto' else args.resume
+        resume(config, args.resume)
+    if config.get('load_from') is not None:
+        check_file(config.load_from, 'the checkpoint load_from of the config,')
     make_data(config)
     if args.check_data:
         check_data(config)
@@ -108,6 +109,23 @@ def use_amp(config: Config, asked: bool) -> None:
     elif kind == 'OptimWrapper':  # else the config has chosen its loss scale already
         wrapper.type = 'AmpOptimWrapper'
         wrapper.loss_scale = 'dynamic'
+
+
+def resume(config: Config, checkpoint: str) -> None:
+    """Has the run go on from a checkpoint: 'auto' is the latest in the work folder.
+
+    Where there is none yet, the config stays as it is: mmengine would drop its
+    `load_from` too, and train from scratch.
+    """
+    if checkpoint != 'auto':
+        config.resume, config.load_from = True, checkpoint
+        return
+    from mmengine.runner import find_latest_checkpoint  # takes seconds to import
+
+    if find_latest_checkpoint(config.work_dir) is None:
+        print(f'No checkpoint to resume in {config.work_dir}: starting anew')
+    else:
+        config.resume, config.load_from = True, None
 
 
 def scale_lr(config: Config) -> None:
