@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from this_stack import STACK, only_on
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT / 'tools' / 'setup'))
 
 import setup_packages  # noqa: E402
-from setup_steps import Setup  # noqa: E402
+from setup_steps import STACKS, Setup  # noqa: E402
 
-FILES = sorted((CHECKOUT / 'requirements').glob('*.txt'))
+# mim's environment is another one than that of all the other files.
+MIM = CHECKOUT / 'requirements' / 'mim.txt'
+FILES = sorted(set((CHECKOUT / 'requirements').rglob('*.txt')) - {MIM})
 # What a user's own environment brings, and no dependency list of ours may.
 NEVER_PULLED = {'torch', 'torchvision', 'mmcv', 'mmengine', 'opencv-python'}
 
@@ -25,6 +29,11 @@ def names_of(requirements):
     """Return the normalised package names of requirement strings."""
     found = (re.match(r'[\w.-]+', text).group() for text in requirements)
     return {setup_packages.normalise(name) for name in found}
+
+
+def installed_names():
+    """Return the normalised names of the distributions of this environment."""
+    return names_of(found.metadata['Name'] for found in metadata.distributions())
 
 
 def unconditional(distribution):
@@ -56,6 +65,7 @@ def test_extras_are_there_and_pull_nothing_they_must_not():
     assert not set().union(*extras.values()) & NEVER_PULLED
 
 
+@only_on('openmmlab', 'its packages are what the extras name')
 @pytest.mark.parametrize('distribution', ['mmdet', 'mmsegmentation'])
 def test_what_the_extras_name_pulls_nothing_either(distribution):
     assert not names_of(unconditional(distribution)) & NEVER_PULLED
@@ -76,6 +86,14 @@ def test_every_pin_is_exact_and_in_one_place():
     assert [name for name, count in pins.items() if count > 1] == []
 
 
+def test_mim_shares_torch_and_the_stack():
+    pins = setup_packages.read_pins(MIM)
+    assert not set(pins) & NEVER_PULLED
+    assert not any(name.startswith(('mm', 'opencv', 'numpy')) for name in pins)
+    # As an installation of openmim leaves them, and as .venv could not have them.
+    assert pins['setuptools'].startswith('60.') and pins['rich'].startswith('13.')
+
+
 def test_pins_hold_one_opencv_and_a_setuptools_with_pkg_resources():
     pins = {
         name: version
@@ -88,26 +106,36 @@ def test_pins_hold_one_opencv_and_a_setuptools_with_pkg_resources():
 
 
 def test_one_opencv_distribution_is_installed():
-    installed = {
-        setup_packages.normalise(distribution.metadata['Name'])
-        for distribution in metadata.distributions()
-    }
-    opencv = [name for name in installed if name.startswith('opencv')]
+    opencv = [name for name in installed_names() if name.startswith('opencv')]
     assert opencv == ['opencv-python-headless']
 
 
 def test_the_environment_is_the_pinned_one():
-    setup = Setup(CHECKOUT)
+    setup = Setup(CHECKOUT, STACK)
     if Path(sys.prefix).resolve() != setup.venv.resolve():
-        pytest.skip(f'running in {sys.prefix}, not in the .venv of `make setup`')
-    for file in FILES:
-        pins = setup_packages.read_pins(file)
-        if file.name != 'build.txt':  # pip itself may be upgraded.
-            assert setup_packages.find_missing(setup.site, pins, deep=False) == []
+        pytest.skip(f'running in {sys.prefix}, not in the {setup.venv} of `make setup`')
+    for step in ('stack', 'test', 'torch', 'mmcv'):  # pip itself may be upgraded.
+        pins = setup.pins(step)
+        assert setup_packages.find_missing(setup.site, pins, deep=False) == []
+
+
+def test_the_packages_of_one_stack_are_installed():
+    pinned = {
+        stack: {
+            name
+            for file in (CHECKOUT / 'requirements' / stack).glob('*.txt')
+            for name in setup_packages.read_pins(file)
+        }
+        for stack in STACKS
+    }
+    assert pinned.pop(STACK) <= installed_names()
+    for others in pinned.values():
+        assert len(others) >= 4
+        assert not others & installed_names()
 
 
 def test_no_file_of_the_setup_names_another_index():
-    files = [*FILES, *(CHECKOUT / 'tools' / 'setup').glob('*.py')]
+    files = [MIM, *FILES, *(CHECKOUT / 'tools' / 'setup').glob('*.py')]
     files += [CHECKOUT / name for name in ('Makefile', 'setup.py', '.ci/run')]
     hosts = {
         host

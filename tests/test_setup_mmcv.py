@@ -36,13 +36,17 @@ wheels.mkdir()
 """
 
 
-def test_an_interrupted_build_keeps_what_is_compiled(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('name', ['mmcv', 'onedl-mmcv'])
+def test_an_interrupted_build_keeps_what_is_compiled(
+    name, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(setup_mmcv, 'check_compiler', lambda: None)
-    tree = tmp_path / 'build' / 'mmcv-2.1.0'
+    tree = tmp_path / 'build' / f'{name.replace("-", "_")}-2.1.0'
     tree.mkdir(parents=True)
     (tree / 'setup.py').write_text(FAKE_SETUP_PY)
     wheels = tmp_path / 'wheels' / 'key'
-    arguments = (Path(sys.executable), '2.1.0', 'cpu', tree.parent, wheels, tmp_path)
+    arguments = (Path(sys.executable), name, '2.1.0', 'cpu', tree.parent, wheels)
+    arguments += (tmp_path,)
     with pytest.raises(SetupError, match='MAX_JOBS=1'):
         setup_mmcv.build_wheel(*arguments)
     assert setup_mmcv.find_wheel(wheels) is None
@@ -57,12 +61,13 @@ def test_an_interrupted_build_keeps_what_is_compiled(tmp_path, monkeypatch, caps
 
 def test_the_key_tells_apart_what_does_not_fit():
     keys = {
-        setup_mmcv.wheel_key('2.1.0', '2.13.0+cpu', 'cpu'),
-        setup_mmcv.wheel_key('2.1.0', '2.14.0+cpu', 'cpu'),
-        setup_mmcv.wheel_key('2.1.0', '2.13.0+cpu', 'cuda13.0'),
-        setup_mmcv.wheel_key('2.2.0', '2.13.0+cpu', 'cpu'),
+        setup_mmcv.wheel_key('mmcv', '2.1.0', '2.13.0+cpu', 'cpu'),
+        setup_mmcv.wheel_key('mmcv', '2.1.0', '2.14.0+cpu', 'cpu'),
+        setup_mmcv.wheel_key('mmcv', '2.1.0', '2.13.0+cpu', 'cuda13.0'),
+        setup_mmcv.wheel_key('mmcv', '2.2.0', '2.13.0+cpu', 'cpu'),
+        setup_mmcv.wheel_key('onedl-mmcv', '2.1.0', '2.13.0+cpu', 'cpu'),
     }
-    assert len(keys) == 4
+    assert len(keys) == 5
     assert all(f'cp{sys.version_info[0]}{sys.version_info[1]}' in key for key in keys)
 
 

@@ -1,6 +1,7 @@
 """The set-up's steps: done once, resumed after a failure, redone when inputs change."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,13 +11,14 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT / 'tools' / 'setup'))
 
 import setup_env  # noqa: E402
+import setup_mim  # noqa: E402
 import setup_mmcv  # noqa: E402
 import setup_packages  # noqa: E402
 import setup_steps  # noqa: E402
 import setup_torch  # noqa: E402
 from setup_process import SetupError  # noqa: E402
 
-STEPS = ['venv', 'build', 'stack', 'test', 'torch', 'mmcv', 'mmlit', 'check']
+STEPS = ['venv', 'build', 'stack', 'test', 'torch', 'mmcv', 'mmlit', 'check', 'mim']
 
 
 def add_distribution(site, name, version, files=None):
@@ -35,8 +37,8 @@ def add_distribution(site, name, version, files=None):
 class FakeSetup(setup_steps.Setup):
     """The real bookkeeping over actions that only write what pip would leave."""
 
-    def __init__(self, root):
-        super().__init__(root)
+    def __init__(self, root, stack='openmmlab'):
+        super().__init__(root, stack)
         self.device = 'cpu'
         self.done = []
         self.failing = None
@@ -49,10 +51,11 @@ class FakeSetup(setup_steps.Setup):
         if step == 'venv':
             self.python.parent.mkdir(parents=True, exist_ok=True)
             self.python.touch()
+        site = setup_mim.site_of(self.mim) if step == 'mim' else self.site
         for name, version in self.pins_of(step).items():
-            for folder in self.site.glob(f'{name.replace("-", "_")}-*.dist-info'):
+            for folder in site.glob(f'{name.replace("-", "_")}-*.dist-info'):
                 shutil.rmtree(folder)
-            add_distribution(self.site, name, version)
+            add_distribution(site, name, version)
 
     def pins_of(self, step):
         if step == 'mmlit':
@@ -70,9 +73,9 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(root, device='cpu'):
+def run(root, device='cpu', stack='openmmlab'):
     """Run the set-up anew, as another command would, and return the steps done."""
-    setup = FakeSetup(root)
+    setup = FakeSetup(root, stack)
     setup.device = device
     setup_env.run(setup)
     return setup.done
@@ -101,6 +104,28 @@ def test_a_changed_pin_redoes_its_step_alone(root):
     assert run(root) == ['test', 'check']
 
 
+def test_mim_is_apart_from_the_rest(root):
+    run(root)
+    setup = FakeSetup(root)
+    installed = setup_packages.find_installed(setup_mim.site_of(setup.mim))
+    assert 'setuptools==60.2.0' in installed
+    assert 'setuptools==60.2.0' not in setup_packages.find_installed(setup.site)
+    shutil.rmtree(setup.mim)
+    assert run(root) == ['mim']
+
+
+def test_a_mim_that_cannot_be_installed_says_that_the_rest_is_there(
+    tmp_path, monkeypatch
+):
+    def fail(pip, *arguments):
+        raise SetupError('no network')
+
+    monkeypatch.setattr(setup_packages.Pip, 'install', fail)
+    monkeypatch.setattr(setup_mim, 'run_logged', lambda *arguments: 0)
+    with pytest.raises(SetupError, match=r'no network\n\.venv itself is complete'):
+        setup_mim.make(tmp_path / 'mim', tmp_path, {'openmim': '0.3.9'}, tmp_path)
+
+
 def test_another_torch_redoes_mmcv(root):
     run(root)
     (root / 'requirements' / 'torch.txt').write_text('torch==2.99.0\n')
@@ -116,6 +141,43 @@ def test_another_python_redoes_everything(root, monkeypatch):
     run(root)
     monkeypatch.setattr(sys, 'version', '3.99.0 (another one)')
     assert run(root) == STEPS
+
+
+def test_the_stacks_do_not_undo_each_other(root):
+    assert run(root) == STEPS
+    # mim's environment is that of the first.
+    assert run(root, stack='onedl') == [step for step in STEPS if step != 'mim']
+    assert run(root) == run(root, stack='onedl') == []
+    file = root / 'requirements' / 'onedl' / 'stack.txt'
+    file.write_text(file.read_text().replace('imaug==', 'imaug==1'))
+    assert run(root) == []
+    assert run(root, stack='onedl') == ['stack', 'check']
+
+
+def test_a_wheel_of_the_other_stack_is_none(root):
+    setups = [FakeSetup(root, stack) for stack in setup_steps.STACKS]
+    for setup in setups:
+        key = setup_mmcv.wheel_key(*setup.mmcv(), '2.13.0+cpu', 'cpu')
+        (setup.wheels / key).mkdir(parents=True)
+    assert not any(setup.has_wheel() for setup in setups)
+    (setup.wheels / key / 'mmcv.whl').touch()
+    assert [setup.has_wheel() for setup in setups] == [False, True]
+
+
+def test_an_unknown_stack_is_refused_before_anything_is_made():
+    command = ['make', 'lint', 'STACK=nonesuch']
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "'nonesuch' (choose from 'openmmlab', 'onedl')" in done.stderr
+    assert not (CHECKOUT / '.venv-nonesuch').exists()
+
+
+def test_make_works_in_the_environment_of_the_stack():
+    for stack, venv in setup_steps.STACKS.items():
+        command = ['make', '-n', 'test', f'STACK={stack}']
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+        assert f'setup_env.py --stack "{stack}"' in done.stdout
+        assert f'\n{venv}/bin/python -m pytest' in done.stdout
 
 
 def test_an_uninstalled_package_is_noticed(root):
@@ -163,14 +225,24 @@ def test_a_pin_that_is_no_pin_is_refused(tmp_path):
 
 def test_pip_check_with_the_expected_line_is_explained(capsys):
     line = 'mmengine 0.10.7 requires opencv-python, which is not installed.'
-    setup_steps.explain_check(line)
+    setup_steps.explain_check(line, '.venv')
     assert 'opencv-python-headless' in capsys.readouterr().out
-    setup_steps.explain_check('No broken requirements found.')
+    setup_steps.explain_check('No broken requirements found.', '.venv')
     other = 'matplotlib 3.11.2 requires numpy, which is not installed.'
-    with pytest.raises(SetupError) as failure:
-        setup_steps.explain_check(f'{line}\n{other}')
+    with pytest.raises(SetupError, match='Delete .venv-onedl and') as failure:
+        setup_steps.explain_check(f'{line}\n{other}', '.venv-onedl')
     assert other in str(failure.value)
     assert line not in str(failure.value)
+
+
+def test_what_imaug_asks_for_in_vain_is_explained(capsys):
+    needs = 'imaug 0.4.3 requires imagecorruptions-imaug, which is not installed.'
+    older = 'imaug 0.4.3 has requirement opencv-python-headless<4.13, but you have '
+    older += 'opencv-python-headless 5.0.0.93.'
+    setup_steps.explain_check(f'{needs}\n{older}', '.venv-onedl')
+    assert 'onedl-mmdetection imports it' in capsys.readouterr().out
+    with pytest.raises(SetupError, match='scipy'):
+        setup_steps.explain_check(needs.replace('imagecorruptions-imaug', 'scipy'), '')
 
 
 class FakePip:

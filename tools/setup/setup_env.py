@@ -1,5 +1,8 @@
 """Set up .venv with the pinned stack; `make setup`, `make demo`, `make test` run it.
 
+`--stack onedl` sets up .venv-onedl beside it, with the maintained continuation of the
+OpenMMLab packages.
+
 A second run does nothing, and an interrupted one goes on: see setup_steps.py for the
 steps. Standard library only.
 
@@ -7,6 +10,7 @@ Environment variables: MMLIT_DEVICE=cpu|cuda overrides the choice of torch and o
 MAX_JOBS limits the compilers; CUDA_HOME, TORCH_CUDA_ARCH_LIST and CXX are passed on.
 """
 
+import argparse
 import contextlib
 import os
 import signal
@@ -16,7 +20,7 @@ from pathlib import Path
 import setup_mmcv
 import setup_process
 from setup_process import SetupError, say
-from setup_steps import Setup
+from setup_steps import STACKS, Setup
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST_PYTHON = (3, 11)  # What the pinned numpy asks for.
@@ -37,7 +41,7 @@ def run(setup: Setup) -> None:
                 f'this is Python {dotted(sys.version_info[:3])}; '
                 f'only {dotted(TESTED_PYTHON)} was tested'
             )
-        if 'mmcv' in todo and not any(setup.wheels.glob('*/*.whl')):
+        if 'mmcv' in todo and not setup.has_wheel():
             setup_mmcv.check_compiler()  # Rather now than after the downloads.
         for step in setup.steps:
             # Asked again: making .venv anew undoes what was done.
@@ -74,8 +78,8 @@ def dotted(version: tuple) -> str:
 
 
 def leave_venv() -> None:
-    """Go on under the Python that .venv was made from: .venv may be replaced."""
-    if Path(sys.prefix).resolve() == ROOT / '.venv':
+    """Go on under the Python that a .venv was made from: that may be replaced."""
+    if Path(sys.prefix).resolve() in [ROOT / venv for venv in STACKS.values()]:
         base = getattr(sys, '_base_executable', sys.executable)
         if Path(base) != Path(sys.executable):
             os.execv(base, [base, *sys.argv])
@@ -91,14 +95,22 @@ def check_python() -> None:
         )
 
 
+def read_stack() -> str:
+    """Return the stack that the command line asks for; an unknown one is refused."""
+    parser = argparse.ArgumentParser(description='Set up the pinned environment.')
+    parser.add_argument('--stack', choices=list(STACKS), default='openmmlab')
+    return parser.parse_args().stack
+
+
 def main() -> int:
     """Run the set-up and return the exit status."""
     leave_venv()
+    stack = read_stack()
     # A terminated set-up ends its children like an interrupted one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         check_python()
-        run(Setup(ROOT))
+        run(Setup(ROOT, stack))
     except SetupError as error:
         print(f'[setup] stopped: {error}', file=sys.stderr)
         return 1

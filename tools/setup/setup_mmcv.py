@@ -2,7 +2,8 @@
 
 The sources lie in .build/KEY and the finished wheel in .wheels/KEY, where KEY says
 what the ops fit: Python, platform, torch, mmcv, and CPU or CUDA. So a new .venv takes
-the finished wheel, and another torch never gets the wrong one.
+the finished wheel, and another torch or stack never gets the wrong one. `name` is the
+distribution that brings mmcv: mmcv or onedl-mmcv.
 """
 
 import contextlib
@@ -56,16 +57,16 @@ CAUSES = (
 )  # fmt: skip
 
 
-def wheel_key(mmcv: str, torch: str, ops: str) -> str:
+def wheel_key(name: str, version: str, torch: str, ops: str) -> str:
     """Return the name of what a wheel fits, usable as a folder name."""
     python = f'cp{sys.version_info[0]}{sys.version_info[1]}'
     system = f'{platform.system()}-{platform.machine()}'.lower()
-    return f'mmcv-{mmcv}-{python}-{system}-torch-{torch}-ops-{ops}'
+    return f'{name}-{version}-{python}-{system}-torch-{torch}-ops-{ops}'
 
 
 def find_wheel(folder: Path) -> Optional[Path]:
     """Return the finished wheel in `folder`, if there is one."""
-    return next(iter(sorted(folder.glob('mmcv-*.whl'))), None)
+    return next(iter(sorted(folder.glob('*.whl'))), None)
 
 
 def check_compiler() -> None:
@@ -138,9 +139,11 @@ def explain(log: Path) -> str:
     return f'mmcv could not be built. {known}From {log}:\n{shown}'
 
 
-def fetch_sources(python: Path, version: str, folder: Path, logs: Path) -> Path:
+def fetch_sources(
+    python: Path, name: str, version: str, folder: Path, logs: Path
+) -> Path:
     """Return the unpacked source tree of mmcv, fetching it if it is not there."""
-    tree = folder / f'mmcv-{version}'
+    tree = folder / f'{name.replace("-", "_")}-{version}'
     if tree.is_dir():
         return tree
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,10 +151,10 @@ def fetch_sources(python: Path, version: str, folder: Path, logs: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         log = logs / 'mmcv-download.log'
         command = [python, '-m', 'pip', 'download', '--no-deps', '--no-binary', ':all:']
-        command += ['--no-build-isolation', '-d', scratch, f'mmcv=={version}']
-        if run_logged(command, log, f'fetching the sources of mmcv {version}') != 0:
-            raise SetupError(f'mmcv {version} was not downloaded:\n{tail(log)}')
-        archive = next(Path(scratch).glob('mmcv-*.tar.gz'))
+        command += ['--no-build-isolation', '-d', scratch, f'{name}=={version}']
+        if run_logged(command, log, f'fetching the sources of {name} {version}') != 0:
+            raise SetupError(f'{name} {version} was not downloaded:\n{tail(log)}')
+        archive = next(Path(scratch).glob('*.tar.gz'))
         with tarfile.open(archive) as members:
             # Older Pythons know no filters; the archive is the pinned one of PyPI.
             safe = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}
@@ -161,19 +164,25 @@ def fetch_sources(python: Path, version: str, folder: Path, logs: Path) -> Path:
 
 
 def build_wheel(
-    python: Path, version: str, ops: str, sources: Path, wheels: Path, logs: Path
+    python: Path,
+    name: str,
+    version: str,
+    ops: str,
+    sources: Path,
+    wheels: Path,
+    logs: Path,
 ) -> Path:
     """Compile mmcv with ops and return the wheel, which appears whole in `wheels`."""
     check_compiler()
-    tree = fetch_sources(python, version, sources, logs)
+    tree = fetch_sources(python, name, version, sources, logs)
     jobs = os.environ.get('MAX_JOBS') or str(
         count_jobs(available_cores(), available_gigabytes())
     )
     done = len(list(tree.glob('build/temp*/**/*.o')))
     say(
-        f'building mmcv {version} with {ops} ops from source, {jobs} files at a time: '
-        f'about {max(1, CPU_MINUTES // int(jobs))} minutes for CPU ops, several times '
-        'that for CUDA. It is done once, and an interrupted build goes on'
+        f'building {name} {version} with {ops} ops from source, {jobs} files at a '
+        f'time: about {max(1, CPU_MINUTES // int(jobs))} minutes for CPU ops, several '
+        'times that for CUDA. It is done once, and an interrupted build goes on'
         + (f' ({done} files are compiled already).' if done else '.')
     )
     # setup.py itself and not pip: pip answers a failed build with `setup.py clean`,

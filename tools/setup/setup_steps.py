@@ -1,6 +1,6 @@
 """The steps of the set-up: what each installs, and what it depends on.
 
-Each step leaves a stamp in .venv once it is done, keyed by what went into it.
+Each step leaves a stamp in the environment once it is done, keyed by what went into it.
 Standard library only: this runs before anything is installed.
 """
 
@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Tuple
 
+import setup_mim
 import setup_mmcv
 import setup_torch
 from setup_packages import (
@@ -36,24 +37,36 @@ from setup_process import (
     write_atomically,
 )
 
-# The one line of `pip check` that is right for this environment.
+# The folders of requirements/ that hold the pins of one stack, and the environment
+# each is installed in.
+STACKS = {'openmmlab': '.venv', 'onedl': '.venv-onedl'}
+
+# Published without a wheel; plain Python, so that the build step's tools suffice.
+SOURCES_ONLY = ('onedl-mmdetection', 'onedl-mmsegmentation')
+
+# The lines of `pip check` that are right for these environments. imaug names what it
+# imports for some augmentations alone, and an OpenCV older than the pinned one.
 EXPECTED_CHECK = re.compile(
-    r'mmengine \S+ requires opencv-python, which is not installed\.'
+    r'\S+ \S+ requires opencv-python, which is not installed\.'
+    r'|imaug \S+ requires imagecorruptions-imaug, which is not installed\.'
+    r'|imaug \S+ has requirement opencv-python(-headless)?<\S+, but you have '
+    r'opencv-python-headless \S+\.'
 )
 
 
 class Setup:
-    """The steps, over one checkout."""
+    """The steps, over one checkout, for the environment of one of its STACKS."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, stack: str) -> None:
         self.root = root
-        self.venv = root / '.venv'
+        self.stack = stack
+        self.venv = root / STACKS[stack]
         self.build = root / '.build'
         self.wheels = root / '.wheels'
         self.stamps = self.venv / '.mmlit-setup'
         self.python = self.venv / 'bin' / 'python'
-        version = f'python{sys.version_info[0]}.{sys.version_info[1]}'
-        self.site = self.venv / 'lib' / version / 'site-packages'
+        self.site = setup_mim.site_of(self.venv)
+        self.mim = self.build / 'mim'
         self.pip = Pip(self.python, self.build)
         self.device = setup_torch.choose_device()
         # In order: torch needs the stack to be imported, and mmcv needs both (its
@@ -67,11 +80,30 @@ class Setup:
             'mmcv': self.install_mmcv,
             'mmlit': self.install_mmlit,
             'check': self.check,
+            'mim': self.make_mim,
         }
+        if stack != 'openmmlab':
+            del self.steps['mim']  # One is enough, and it shares .venv's packages.
 
     def pins(self, name: str) -> Dict[str, str]:
-        """Return the pins of requirements/`name`.txt."""
-        return read_pins(self.root / 'requirements' / f'{name}.txt')
+        """Return the pins of `name`.txt in requirements/ and in the stack's folder."""
+        folder = self.root / 'requirements'
+        files = (folder / f'{name}.txt', folder / self.stack / f'{name}.txt')
+        pins = {}
+        for file in files:
+            if file.is_file():
+                pins.update(read_pins(file))
+        return pins
+
+    def mmcv(self) -> Tuple[str, str]:
+        """Return the (distribution name, version) of this stack's mmcv."""
+        ((name, version),) = self.pins('mmcv').items()
+        return name, version
+
+    def has_wheel(self) -> bool:
+        """Tell if a finished wheel of this stack's mmcv is there, for any torch."""
+        name, version = self.mmcv()
+        return any(self.wheels.glob(f'{name}-{version}-*/*.whl'))
 
     def key(self, step: str) -> str:
         """Return what a finished `step` depends on, hashed."""
@@ -82,12 +114,13 @@ class Setup:
         if step == 'mmlit':
             sources = ('setup.py', 'pyproject.toml', 'mmlit/version.py')
             parts += [(self.root / source).read_text() for source in sources]
-        if step in ('build', 'stack', 'test', 'mmcv'):
+        if step in ('build', 'stack', 'test', 'mmcv', 'mim'):
             parts.append(sorted(self.pins(step).items()))
         if step == 'mmcv':
             parts += [os.environ.get('CUDA_HOME'), shutil.which('nvcc')]
         if step == 'check':
-            parts += [self.key(name) for name in self.steps if name != 'check']
+            others = (name for name in self.steps if name not in ('check', 'mim'))
+            parts += [self.key(name) for name in others]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def is_done(self, step: str) -> bool:
@@ -100,6 +133,9 @@ class Setup:
             return False
         if step in ('build', 'torch', 'stack', 'test', 'mmcv'):
             return not find_missing(self.site, self.pins(step), deep=False)
+        if step == 'mim':
+            site = setup_mim.site_of(self.mim)
+            return not find_missing(site, self.pins(step), deep=False)
         if step == 'mmlit':
             return any(key.startswith('mmlit==') for key in find_installed(self.site))
         return self.python.exists()
@@ -119,7 +155,7 @@ class Setup:
         if self.venv.exists():
             if self.venv_is_sound():
                 return
-            say('.venv is incomplete or of another Python: making it anew')
+            say(f'{self.venv.name} is incomplete or of another Python: making it anew')
             shutil.rmtree(self.venv)
         log = self.build / 'venv.log'
         command = [sys.executable, '-m', 'venv', self.venv]
@@ -172,7 +208,10 @@ class Setup:
         if here and self.torch_fits():
             return
         if here:
-            say(f'the torch in .venv is not the {self.device} build: replacing it')
+            say(
+                f'the torch in {self.venv.name} is not the {self.device} build: '
+                'replacing it'
+            )
         constraints = self.root / 'requirements' / 'stack.txt'
         setup_torch.install(self.pip, self.device, pins['torch'], constraints)
         if not self.torch_fits():
@@ -193,7 +232,8 @@ class Setup:
         if foreign:  # Its files and those of the headless one are the same.
             self.pip.uninstall(foreign)
         # Wheels only: a source build would take long and need tools nobody promised.
-        options = ('--only-binary', ':all:', *PROGRESS)
+        options = ('--only-binary', ':all:', '--no-binary', ','.join(SOURCES_ONLY))
+        options += ('--no-build-isolation', *PROGRESS)
         what = 'installing the stack (some minutes, up to 250 MB)'
         self.install_pins(what, self.pins('stack'), options)
 
@@ -205,7 +245,7 @@ class Setup:
 
     def install_mmcv(self) -> None:
         """Install mmcv with ops that work here, from the finished wheel if it is."""
-        (version,) = self.pins('mmcv').values()
+        name, version = self.mmcv()
         torch, cuda = setup_torch.installed(self.python)
         ops = 'cpu'
         if self.device == 'cuda':
@@ -217,8 +257,8 @@ class Setup:
         if not find_missing(self.site, self.pins('mmcv'), deep=True):
             if not setup_mmcv.check_ops(self.python, ops):
                 return  # There and working.
-            say(f'the mmcv in .venv has no working {ops} ops: replacing it')
-        key = setup_mmcv.wheel_key(version, torch, ops)
+            say(f'the mmcv in {self.venv.name} has no working {ops} ops: replacing it')
+        key = setup_mmcv.wheel_key(name, version, torch, ops)
         folder = self.wheels / key
         wheel = setup_mmcv.find_wheel(folder)
         if wheel is not None and self.install_wheel(wheel, ops):
@@ -227,7 +267,7 @@ class Setup:
             wheel = None
         if wheel is None:
             wheel = setup_mmcv.build_wheel(
-                self.python, version, ops, self.build / key, folder, self.build
+                self.python, name, version, ops, self.build / key, folder, self.build
             )
             failure = self.install_wheel(wheel, ops)
             if failure:
@@ -246,13 +286,17 @@ class Setup:
         arguments = ('--no-deps', '--no-build-isolation', *mode, '-e', str(self.root))
         self.pip.install('installing mmlit', arguments, total=1)
 
+    def make_mim(self) -> None:
+        """Make the environment of mim, which shares .venv's packages."""
+        setup_mim.make(self.mim, self.site, self.pins('mim'), self.build)
+
     def check(self) -> None:
         """Run `pip check`, explain the line that is expected, fail on any other."""
-        explain_check(pip_check(self.python))
+        explain_check(pip_check(self.python), self.venv.name)
 
 
-def explain_check(output: str) -> None:
-    """Say what the output of `pip check` means; raise if it names a real problem."""
+def explain_check(output: str, venv: str) -> None:
+    """Say what `pip check` in `venv` printed; raise if it names a real problem."""
     lines = [line for line in output.splitlines() if line.strip()]
     problems = [line for line in lines if not EXPECTED_CHECK.fullmatch(line)]
     if problems == ['No broken requirements found.']:
@@ -261,12 +305,17 @@ def explain_check(output: str) -> None:
         raise SetupError(
             '`pip check` finds packages that do not fit together:\n    '
             + '\n    '.join(problems)
-            + '\nDelete .venv and run the same command again; if that does not help, '
+            + f'\nDelete {venv} and run the same command again; if that does not help, '
             'a pin in requirements/ is wrong.'
         )
     say(f'pip check says: {" ".join(lines)}')
     say(
-        'That is as it should be: mmengine asks for OpenCV under the name '
-        'opencv-python, and here it is opencv-python-headless, the same OpenCV without '
-        'windows. Installing both would make them overwrite each other.'
+        'That is as it should be: OpenCV is asked for under the name opencv-python, '
+        'and here it is opencv-python-headless, the same OpenCV without windows. '
+        'Installing both would make them overwrite each other.'
     )
+    if any(line.startswith('imaug ') for line in lines):
+        say(
+            'And imaug is here because onedl-mmdetection imports it, in its lane '
+            'transforms: what it asks for beyond that is left out.'
+        )

@@ -87,6 +87,6 @@ def install_cpu(pip: Pip, requirement: str) -> None:
         f'configured with nor {CPU_INDEX} gave {requirement}+cpu '
         f'(see {pip.log(what)}).\n'
         'Either make one of them reachable, or install a CPU torch of that version '
-        'into .venv yourself, or accept the CUDA build (several GB) with '
+        'into the environment yourself, or accept the CUDA build (several GB) with '
         'MMLIT_DEVICE=cuda; then run the same command again.'
     )
