@@ -26,7 +26,28 @@ SOUND = {
     'mmcv/__init__.py': '',
     'mmcv/version.py': "__version__ = '2.1.0'\n",
     'mmcv/_ext.py': 'def deform_conv_forward(): pass\n',
+    # Found before those of the onedl-mm* packages, where the tests run on these.
+    'mmengine-0.10.7.dist-info/METADATA': 'Name: mmengine\nVersion: 0.10.7\n',
+    'mmcv-2.1.0.dist-info/METADATA': 'Name: mmcv\nVersion: 2.1.0\n',
 }
+# mmcv as the continuation brings it: its version stands in the metadata alone.
+ONEDL_MMCV = {
+    'mmcv/version.py': None,
+    'mmcv-2.1.0.dist-info/METADATA': None,
+    'onedl_mmcv-2.3.6.dist-info/METADATA': 'Name: onedl-mmcv\nVersion: 2.3.6\n',
+}
+# The mmcv that is really installed must not be found.
+HIDE_MMCV = """
+from importlib import metadata as m; version = m.version
+def only_stub(name):
+    if name == 'mmcv': raise m.PackageNotFoundError(name)
+    return version(name)
+m.version = only_stub
+"""
+PACKAGE = f"""
+import sys, types; sys.modules['mmlit'] = types.ModuleType('mmlit')
+sys.modules['mmlit'].__path__ = [{str(CHECKOUT / 'mmlit')!r}]
+"""
 CHECK = 'from mmlit.environment import check_environment; check_environment()'
 
 
@@ -55,9 +76,7 @@ def run_stubbed(tmp_path, changes=(), block=(), code=None, **environ):
     stubs = {**SOUND, **dict(changes)}
     stubs = {name: text for name, text in stubs.items() if text is not None}
     # The check alone, not all of mmlit, which no stub could satisfy.
-    package = "import sys, types; sys.modules['mmlit'] = types.ModuleType('mmlit')\n"
-    package += f"sys.modules['mmlit'].__path__ = [{str(CHECKOUT / 'mmlit')!r}]\n"
-    code = blocking(*block) + (code or package + CHECK)
+    code = blocking(*block) + (code or PACKAGE + CHECK)
     return run_python(code, stubs, tmp_path, **environ)
 
 
@@ -170,19 +189,17 @@ def test_only_the_first_process_of_a_run_warns(tmp_path):
 
 
 def test_the_continued_distribution_is_named_in_the_command(tmp_path):
-    changes = {
-        'mmcv/version.py': None,
-        'mmcv/_ext.py': None,
-        'onedl_mmcv-2.3.6.dist-info/METADATA': 'Name: onedl-mmcv\nVersion: 2.3.6\n',
-    }
-    code = 'from importlib import metadata as m; version = m.version\n'
-    # The real mmcv of this environment must not be found.
-    code += 'def only_stub(name):\n'
-    code += "    if name == 'mmcv': raise m.PackageNotFoundError(name)\n"
-    code += '    return version(name)\n'
-    code += 'm.version = only_stub\nimport mmlit'
-    done = run_stubbed(tmp_path, changes, code=code)
+    changes = {**ONEDL_MMCV, 'mmcv/_ext.py': None}
+    done = run_stubbed(tmp_path, changes, code=HIDE_MMCV + 'import mmlit')
     assert_one_sentence(done, 'mmcv 2.3.6 is installed without', 'onedl-mmcv')
+
+
+def test_the_continued_distribution_has_tested_versions_of_its_own(tmp_path):
+    done = run_stubbed(tmp_path, ONEDL_MMCV, code=HIDE_MMCV + PACKAGE + CHECK)
+    assert (done.returncode, done.stderr) == (0, '')
+    changes = {**ONEDL_MMCV, 'mmcv/version.py': "__version__ = '2.1.0'\n"}
+    done = run_stubbed(tmp_path, changes, code=HIDE_MMCV + PACKAGE + CHECK)
+    assert 'mmcv 2.1.0 (tested: 2.3)' in done.stderr
 
 
 def test_import_works_without_mmdet_and_mmseg():

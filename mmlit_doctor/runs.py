@@ -1,0 +1,127 @@
+"""Checks that run what a training runs: an operator, a LIT, a checkpoint.
+
+Everything is imported inside of the functions (see imports.py).
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import List
+
+from .cuda import cuda_command
+from .surroundings import Advice, Fault, distributions, environment, mmlit_command
+
+# Between two devices, in float32; relative to the largest value.
+TOLERANCE = 1e-3
+UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+
+
+def list_devices() -> List[str]:
+    """All devices to run on: 'cpu', 'cuda:0', ..."""
+    import torch
+
+    return ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
+
+
+def check_deform_conv(device: str) -> str:
+    """Is mmcv's deformable convolution right on a device, there and back?"""
+    import torch
+    from mmcv.ops import deform_conv2d
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(0)
+    image, weight = torch.randn(2, 4, 8, 8), torch.randn(6, 4, 2, 2)
+    offsets = torch.zeros(2, 8, 4, 4)
+    plain = torch.nn.functional.conv2d(image, weight, stride=2)
+    inputs = [x.to(device).requires_grad_() for x in (image, offsets, weight)]
+    merged = deform_conv2d(*inputs, 2)
+    merged.sum().backward()
+    # Without offsets it is the convolution that torch computes.
+    _compare(
+        'without offsets', merged.detach().cpu(), plain, deform_conv_command(device)
+    )
+    # Moved by a whole pixel, it is that of the moved image.
+    moved = deform_conv2d(inputs[0], inputs[1] + 1, inputs[2], 2).detach().cpu()
+    image = torch.nn.functional.pad(image, (0, 1, 0, 1))[:, :, 1:, 1:]
+    plain = torch.nn.functional.conv2d(image, weight, stride=2)
+    _compare('with offsets', moved, plain, deform_conv_command(device))
+    if not all(x.grad.isfinite().all() for x in inputs):
+        raise Fault('its gradients are not finite', deform_conv_command(device))
+    return 'right, with gradients'
+
+
+def deform_conv_command(device: str) -> str:
+    """Build the ops again."""
+    return distributions.mmcv_command() if device == 'cpu' else cuda_command()
+
+
+def check_lit(device: str) -> str:
+    """Does a LIT run on a device, with the values of the CPU?"""
+    import torch
+
+    import mmlit
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(0)
+    model = mmlit.LIT('small', img_size=64).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if 'conv_offset' in name:  # It starts at zero: nothing would be deformed.
+                parameter.normal_(std=0.01)
+        image = torch.randn(1, 3, 64, 96)
+        levels = model(image)
+        moved = [x.cpu() for x in model.to(device)(image.to(device))]
+    for level, other in zip(levels, moved):
+        _compare(f'level {tuple(other.shape)}', other, level, lit_command(device))
+    return f'{len(levels)} levels of finite values'
+
+
+def lit_command(device: str) -> str:
+    """Another torch if this one is untested, mmlit anew otherwise."""
+    tested = distributions.TESTED['torch']
+    version = distributions.version_of('torch')
+    if distributions.major_minor(version) == distributions.major_minor(tested):
+        return mmlit_command()
+    return f'pip install "torch=={tested}.*" && {distributions.mmcv_command()}'
+
+
+def _compare(what: str, values, wanted, mend: str) -> None:
+    if not values.isfinite().all():
+        raise Fault(f'{what}: values that are not finite', mend)
+    apart = (values - wanted).abs().max().item() / wanted.abs().max().item()
+    if apart > TOLERANCE:
+        raise Fault(f'{what}: off by {apart:.2g} of the largest value', mend)
+
+
+def check_checkpoint() -> str:
+    """Can a checkpoint as mmengine writes it be read, and safely?"""
+    import torch
+    from mmengine.logging import HistoryBuffer
+
+    import mmlit  # noqa: F401  It lets torch read mmengine's files.
+
+    history = HistoryBuffer([0.5, 0.25], [1, 1])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / 'epoch_1.pth'
+        torch.save({'state_dict': {'x': torch.ones(1)}, 'message_hub': history}, file)
+        try:
+            loaded = torch.load(file, map_location='cpu')
+        except Exception as error:
+            raise Fault(
+                f'a checkpoint as mmengine writes it cannot be read '
+                f'({environment.first_line(error)})',
+                checkpoint_command(),
+            ) from None
+    if loaded['message_hub'].mean() != history.mean():
+        raise Fault('curves are read with other values', checkpoint_command())
+    if os.environ.get(UNSAFE, '').lower() in ('1', 'y', 'yes', 'true'):
+        raise Advice(
+            f'{UNSAFE} is set: a checkpoint may run any code, and mmlit does without',
+            f'unset {UNSAFE}',
+        )
+    return "mmengine's can be read"
+
+
+def checkpoint_command() -> str:
+    """The mmengine whose checkpoints mmlit knows."""
+    return f'pip install "mmengine=={distributions.TESTED["mmengine"]}.*"'
