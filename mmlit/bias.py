@@ -5,7 +5,10 @@ A table is (heads, 2H-1, 2W-1) for an H x W map, see :mod:`mmlit.position`.
 
 from typing import Tuple
 
+import torch
 from torch import Tensor
+
+from .custom_ops import is_exporting
 
 
 def grid_of(table: Tensor) -> Tuple[int, int]:
@@ -27,9 +30,26 @@ def dense_bias(table: Tensor) -> Tensor:
         (heads, H*W, H*W), queries before keys.
     """
     heads, (height, width) = len(table), grid_of(table)
+    if is_exporting():
+        return _gather_bias(table)
     windows = table.unfold(1, height, 1).unfold(2, width, 1)  # heads, y1, x1, ...
     tokens = height * width
     return windows.flip(3, 4).reshape(heads, tokens, tokens)
+
+
+def _gather_bias(table: Tensor) -> Tensor:
+    """``dense_bias`` for an exported graph, where a window's size may be unknown."""
+    heads, (height, width) = len(table), grid_of(table)
+    rows, columns = _differences(height, table), _differences(width, table)
+    bias = table.index_select(1, rows).index_select(2, columns)
+    bias = bias.view(heads, height, height, width, width)
+    return bias.transpose(2, 3).reshape(heads, height * width, height * width)
+
+
+def _differences(length: int, table: Tensor) -> Tensor:
+    """(length**2,): where each pair of positions on a line reads a table."""
+    line = torch.arange(length, device=table.device)
+    return (line[:, None] - line + length - 1).flatten()
 
 
 def lay_out_columns(table: Tensor, width: int, columns: slice) -> Tensor:

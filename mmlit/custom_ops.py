@@ -51,8 +51,8 @@ def differentiable(op: Callable, backward: Callable, save: Callable) -> Callable
 
 
 def is_compiling() -> bool:
-    """Whether torch.compile is tracing the code that asks."""
-    return _compiler_says('is_compiling')
+    """Whether torch.compile is tracing the code that asks, and not for an export."""
+    return _compiler_says('is_compiling') and not is_exporting()
 
 
 def without_strides(x: Tensor) -> Tensor:

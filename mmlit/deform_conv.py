@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from mmcv.ops.deform_conv import DeformConv2dFunction, deform_conv2d
 from torch import Tensor
 
-from .custom_ops import define_op, differentiable, is_compiling
+from .custom_ops import define_op, differentiable, is_compiling, is_exporting
 
 MERGE_SIZE = 2
 MAX_IM2COL_STEP = 32
@@ -34,7 +34,7 @@ def deformable_merge(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     """
     if tokens.device.type == 'cpu':
         return _merge_gathered(tokens, offsets, weight)
-    merge = _mmcv_op if is_compiling() else _mmcv
+    merge = _mmcv_op if is_compiling() or is_exporting() else _mmcv
     return merge(tokens.contiguous(), offsets, weight)
 
 

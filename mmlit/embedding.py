@@ -5,6 +5,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .archs import PATCH_SIZE
+from .custom_ops import is_exporting
 from .patches import PatchConv2d
 
 #: The authors' patch embedding keeps torch's default epsilon in every arch; the
@@ -32,6 +33,9 @@ class PatchEmbed(BaseModule):
         """(B, in_channels, h, w) -> (B, ceil(h/4), ceil(w/4), C)."""
         height, width = image.shape[-2:]
         pad = (0, -width % PATCH_SIZE, 0, -height % PATCH_SIZE)
+        if is_exporting():
+            # For any size: the convolution leaves out what makes no whole patch.
+            pad = (0, PATCH_SIZE - 1) * 2
         if any(pad):
             image = F.pad(image, pad)
         x = self.proj(image).permute(0, 2, 3, 1)

@@ -51,6 +51,9 @@ class MergeConv2d(DeformConv2d):
         out_channels: Channels C' of the merged tokens.
     """
 
+    #: What samples and merges; an exporter may set one made of operators it knows.
+    merge = staticmethod(deformable_merge)
+
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, MERGE_SIZE, stride=MERGE_SIZE)
         self.conv_offset = OffsetConv(in_channels)
@@ -69,7 +72,7 @@ class MergeConv2d(DeformConv2d):
         with torch.autocast(x.device.type, enabled=False):
             tokens = x.to(dtype)
             offsets = self.conv_offset(tokens)
-            merged = deformable_merge(tokens, offsets, self.weight.to(dtype))
+            merged = self.merge(tokens, offsets, self.weight.to(dtype))
         return merged.to(x.dtype)
 
 

@@ -14,7 +14,13 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .archs import PATCH_SIZE
-from .custom_ops import define_op, differentiable, is_compiling, is_traced
+from .custom_ops import (
+    define_op,
+    differentiable,
+    is_compiling,
+    is_exporting,
+    is_traced,
+)
 from .layouts import EMBEDDING, TABLE
 
 #: Reference image side of the absolute embeddings; the authors pretrain at 224 and
@@ -45,7 +51,8 @@ def resize_bias_table(table: Tensor, grid: tuple) -> Tensor:
     size = (2 * grid[0] - 1, 2 * grid[1] - 1)
     if is_compiling():
         return _resize_op(table, *size)
-    if table.shape[-2:] == size:
+    # To compare would fix the size in an exported graph.
+    if not is_exporting() and table.shape[-2:] == size:
         return table
     return _resize_table(table, *size)
 
@@ -61,7 +68,7 @@ def resize_embedding(embed: Tensor, grid: tuple) -> Tensor:
         (1, H, W, C) in the embedding's dtype, computed in float32 or better; the
         embedding itself where it has that size already.
     """
-    if embed.shape[1:3] == tuple(grid):
+    if not is_exporting() and embed.shape[1:3] == tuple(grid):
         return embed
     image = _resize(embed.permute(0, 3, 1, 2), tuple(grid), 'bilinear')
     return image.permute(0, 2, 3, 1)
