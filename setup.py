@@ -1,10 +1,43 @@
-"""Packaging of mmlit: metadata only, nothing is compiled."""
+"""Packaging of mmlit: metadata, and `.mim`; nothing is compiled."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+# What mim and mmengine look for in an installed package, under mmlit/.mim. In a
+# checkout that folder holds links, so an editable installation has it as well.
+MIM_FILES = (
+    'model-index.yml',
+    'configs/README.md',
+    'configs/*/*.py',
+    'configs/*/metafile.yml',
+    # A user's tools: what sets up the checkout is in tools/setup/.
+    'tools/README.md',
+    'tools/*.py',
+    'tools/*.sh',
+    'tools/*.html',
+)
+
+
+class BuildWithMim(build_py):
+    """Builds the package and puts the files for mim beside its modules."""
+
+    def run(self) -> None:
+        """Copies into the build folder; the source tree stays as it is."""
+        super().run()
+        if self.editable_mode:
+            return
+        mim = Path(self.build_lib) / 'mmlit' / '.mim'
+        # A config that is no more would live on in a build folder used again.
+        shutil.rmtree(mim, ignore_errors=True)
+        for pattern in MIM_FILES:
+            for source in sorted(ROOT.glob(pattern)):
+                target = mim / source.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)
 
 
 def read_version() -> str:
@@ -28,7 +61,10 @@ setup(
     long_description_content_type='text/markdown',
     author='The mmlit authors',
     license='Apache-2.0',
-    packages=['mmlit'],
+    # The doctor is not in mmlit, whose import refuses where the doctor is needed.
+    packages=['mmlit', 'mmlit_doctor'],
+    entry_points={'console_scripts': ['mmlit-doctor = mmlit_doctor.cli:main']},
+    cmdclass={'build_py': BuildWithMim},
     python_requires='>=3.8',
     # Empty on purpose. torch, mmengine and mmcv have to be there, but naming mmcv
     # would let pip build it in isolation, where it sees no torch and silently
@@ -40,6 +76,8 @@ setup(
         'det': ['mmdet>=3.0.0'],
         # ftfy and regex: imported by mmsegmentation, declared only in its extras.
         'seg': ['mmsegmentation>=1.0.0', 'ftfy', 'regex'],
+        # tools/export_onnx.py; older onnxruntimes have no DeformConv.
+        'onnx': ['onnx', 'onnxscript', 'onnxruntime>=1.25'],
         'dev': ['pytest', 'ruff'],
     },
     classifiers=[

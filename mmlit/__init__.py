@@ -2,7 +2,8 @@
 
 Importing this package registers `LIT` in mmengine's root registry, so `type='LIT'`
 builds from mmdet's and mmseg's too; neither of them is imported here. With it comes
-`LITLayerDecayOptimWrapperConstructor` for layer-wise learning-rate decay.
+`LITLayerDecayOptimWrapperConstructor` for layer-wise learning-rate decay, and
+`OffsetVisualizationHook` for pictures of where token merging samples.
 """
 
 from .environment import check_environment
@@ -17,20 +18,26 @@ from .checkpoint_schemes import register_checkpoint_schemes
 from .layer_decay import LITLayerDecayOptimWrapperConstructor
 from .lit import LIT
 from .norm import SyncBNOnGPU
+from .offset_hook import OffsetVisualizationHook
+from .registry import register_configs
 from .version import __version__
 
 # So that checkpoints mmengine wrote load again with torch >= 2.6 (see the function).
 allow_mmengine_checkpoints()
 # So that no checkpoint runs code, and the authors' load without their packages.
 register_checkpoint_schemes()
+# So that configs can start from `mmlit::detection/...` and `mmlit::segmentation/...`.
+register_configs()
 
 __all__ = [
     'LIT',
     'LITLayerDecayOptimWrapperConstructor',
+    'OffsetVisualizationHook',
     'SyncBNOnGPU',
     '__version__',
     'allow_mmengine_checkpoints',
     'check_environment',
     'read_checkpoint',
     'register_checkpoint_schemes',
+    'register_configs',
 ]

@@ -14,7 +14,7 @@ shapes = dict(out=data_root, train=1600, val=80, size=160, seed=0)
 classes = ('background', 'circle', 'triangle', 'ring')
 num_classes = len(classes)
 palette = [[40, 40, 40], [230, 159, 0], [86, 180, 233], [0, 158, 115]]
-max_epochs = 5
+max_epochs = 4
 
 # Smaller than the images are: a step takes two thirds of the time.
 scale = (128, 128)
@@ -80,9 +80,10 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(
-    optimizer=dict(lr=2e-4, weight_decay=0.05, fused=True),
+    optimizer=dict(lr=1e-4, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=2.0),
-    # At the rate that suits neck and head, LIT itself does not learn.
+    # Neck and head bear a higher rate than LIT, which learns more slowly with twice its
+    # own: 0.42 mIoU after two epochs instead of 0.52.
     paramwise_cfg=dict(
         custom_keys={'neck': dict(lr_mult=3.0), 'decode_head': dict(lr_mult=3.0)}
     ),
