@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -12,6 +13,7 @@ from mmengine.utils import import_modules_from_strings
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 ARCH_OF = {'ti': 'tiny', 's': 'small', 'm': 'medium', 'b': 'base'}
 RELEASES = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_'
+DATA = {'CocoDataset': 'COCO', 'ADE20KDataset': 'ADE20K'}
 # Of mmdet 2 and mmseg 0: the newer ones pass over them without a word.
 OLD_KEYS = set(
     'optimizer optimizer_config lr_config runner data evaluation checkpoint_config '
@@ -33,6 +35,22 @@ def build(cfg):
     # Configs name weights by URL: nothing here may reach for the network.
     cfg.model.backbone.init_cfg = None
     return import_module(f'{scope}.registry').MODELS.build(cfg.model)
+
+
+def check_metafile(model, cfg, kind, name):
+    """What the metafile says of a config is what it is: size, data, length, batch."""
+    metafile = yaml.safe_load((CONFIGS / kind / 'metafile.yml').read_text())
+    (entry,) = (m for m in metafile['Models'] if m['Config'].endswith(f'/{name}'))
+    collections = {c['Name']: c['Metadata'] for c in metafile['Collections']}
+    said = {**collections[entry['In Collection']], **entry['Metadata']}
+    assert said['Parameters'] == sum(p.numel() for p in model.parameters())
+    assert said.get('Epochs') == cfg.train_cfg.get('max_epochs')
+    assert said.get('Iterations') == cfg.train_cfg.get('max_iters')
+    drawn = 'shapes' in cfg
+    gpus = 1 if drawn else 8
+    assert said['Batch Size'] == gpus * cfg.train_dataloader.batch_size
+    data = DATA.get(cfg.train_dataloader.dataset.type)
+    assert said['Training Data'] == ('drawn shapes' if drawn else data)
 
 
 def without_decay(model, cfg):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from mmengine.registry import DefaultScope
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -14,6 +15,17 @@ def find_outside(variable: str, name: str) -> Path:
     if not root.is_dir():
         pytest.skip(f'no folder {root} (set {variable} to where the {name} folder is)')
     return root.resolve()
+
+
+@pytest.fixture(autouse=True)
+def scope_of_its_own():
+    """A test does not see the default scope that the one before it has set."""
+    # mmengine has no way to take one back but its table of them.
+    scopes = DefaultScope._instance_dict
+    before = dict(scopes)
+    yield
+    scopes.clear()
+    scopes.update(before)
 
 
 @pytest.fixture(scope='session')

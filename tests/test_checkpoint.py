@@ -14,6 +14,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 from mmlit.checkpoint import allow_mmengine_checkpoints
+from this_stack import only_on
 
 TOY = Path(__file__).with_name('toy_training.py')
 SCALAR = np.float64(0).__reduce__()[0]
@@ -70,13 +71,20 @@ def test_loads_only_after_the_call(trained):
     assert loaded.stdout.split() == ['loaded', 'HistoryBuffer', str(mean), '4']
 
 
-def test_resume_continues_only_after_the_call(trained, tmp_path):
+@only_on('openmmlab', 'onedl-mmengine falls back to an unrestricted read')
+def test_resume_is_refused_before_the_call(trained, tmp_path):
     shutil.copy(trained / 'epoch_1.pth', tmp_path)
     refused = toy('resume', tmp_path)
     assert refused.returncode != 0
     assert 'UnpicklingError' in refused.stderr
+
+
+def test_resume_continues_after_the_call(trained, tmp_path):
+    shutil.copy(trained / 'epoch_1.pth', tmp_path)
     resumed = toy('resume', tmp_path, '--allow')
     assert resumed.returncode == 0, resumed.stderr
+    # What onedl-mmengine logs before it reads a file once more, without restriction.
+    assert 'Falling back' not in resumed.stdout + resumed.stderr
     # Two epochs of two iterations, the first epoch's curve out of the checkpoint.
     assert resumed.stdout.splitlines()[-1] == 'done 2 4 4 65536.0'
     assert 'Epoch(train) [2][2/2]' in resumed.stdout

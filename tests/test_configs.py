@@ -11,6 +11,7 @@ from config_helpers import (
     OLD_KEYS,
     RELEASES,
     build,
+    check_metafile,
     check_tables,
     norms_of,
     without_decay,
@@ -29,7 +30,8 @@ def load(name):
 
 @pytest.mark.parametrize(('method', 'letter'), COCO)
 def test_coco_config(method, letter):
-    cfg = load(f'{method}_lit-{letter}_fpn_1x_coco.py')
+    name = f'{method}_lit-{letter}_fpn_1x_coco.py'
+    cfg = load(name)
     arch = ARCH_OF[letter]
     backbone = cfg.model.backbone
     assert backbone.init_cfg.checkpoint == f'{RELEASES}{letter}.pth'
@@ -37,6 +39,7 @@ def test_coco_config(method, letter):
     assert not OLD_KEYS & set(cfg)
 
     model = build(cfg)
+    check_metafile(model, cfg, 'detection', name)
     assert model.backbone.embed_dims == ARCHS[arch].embed_dims
     assert tuple(cfg.model.neck.in_channels) == ARCHS[arch].embed_dims
     assert model.backbone.out_indices == (0, 1, 2, 3)
@@ -120,6 +123,7 @@ def test_swap_backbone_example():
     cfg = load('swap_backbone_example.py')
     assert cfg.model.type == 'CascadeRCNN'
     model = build(cfg)
+    check_metafile(model, cfg, 'detection', 'swap_backbone_example.py')
     assert type(model.backbone).__name__ == 'LIT'
     assert tuple(cfg.model.neck.in_channels) == model.backbone.embed_dims
     spared, rates = without_decay(model, cfg)
@@ -136,6 +140,7 @@ def test_shapes_config():
     assert cfg.shapes.val >= 60
     assert cfg.model.backbone.init_cfg is None
     model = build(cfg)
+    check_metafile(model, cfg, 'detection', 'mask-rcnn_lit-ti_fpn_shapes.py')
     # Slimmed are the neck and the heads, never the backbone.
     assert model.backbone.embed_dims == ARCHS['tiny'].embed_dims
     assert [len(stage.blocks) for stage in model.backbone.stages] == [3, 4, 6, 3]

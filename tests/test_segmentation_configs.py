@@ -16,6 +16,7 @@ from config_helpers import (
     OLD_KEYS,
     RELEASES,
     build,
+    check_metafile,
     check_tables,
     norms_of,
     without_decay,
@@ -63,6 +64,7 @@ def test_model_of_ade_config(method, letter):
     }  # fmt: skip
 
     model = build(cfg)
+    check_metafile(model, cfg, 'segmentation', name_of(method, letter))
     assert type(model.backbone) is LIT
     assert model.backbone.embed_dims == arch.embed_dims
     assert model.backbone.out_indices == (0, 1, 2, 3)
@@ -270,6 +272,7 @@ def test_shapes_config():
         )
         assert loader.dataset.metainfo.classes == cfg.classes
     model = build(cfg)
+    check_metafile(model, cfg, 'segmentation', SHAPES)
     # Slimmed are the neck and the head, never the backbone.
     assert model.backbone.embed_dims == ARCHS['tiny'].embed_dims
     assert [len(stage.blocks) for stage in model.backbone.stages] == [3, 4, 6, 3]

@@ -84,7 +84,15 @@ def test_a_missing_checkpoint_is_named(tool, capsys):
     assert 'resume from, no.pth does not exist' in message
 
 
+def test_a_missing_checkpoint_of_the_config_is_named(tool, capsys):
+    load = ('--cfg-options', 'load_from=no.pth')
+    message = stopped(capsys, tool('train.py'), 'config.py', *load)
+    assert 'load_from of the config, no.pth does not exist' in message
+
+
 def test_an_address_is_no_missing_file(tool):
+    load = ('--cfg-options', 'load_from=https://example.org/a.pth')
+    assert built(tool('train.py'), 'config.py', *load).load_from == load[1][10:]
     test = tool('test.py')
     test.run('config.py', 'https://example.org/a.pth')
     assert test.runners[0].load_from == 'https://example.org/a.pth'
@@ -166,8 +174,15 @@ def test_work_dir_comes_from_the_command_line_then_the_config(tool):
     assert built(tool('train.py'), *config, '--work-dir', 'mine').work_dir == 'mine'
 
 
-def test_resume(tool):
+def test_resume(tool, capsys):
+    Path('pretrained.pth').touch()
     load = ('--cfg-options', 'load_from=pretrained.pth')
+    # Nothing there yet: mmengine would train from scratch, without load_from.
+    config = built(tool('train.py'), 'config.py', '--resume', *load)
+    assert (config.get('resume'), config.load_from) == (None, 'pretrained.pth')
+    assert 'No checkpoint to resume in work_dirs/config' in capsys.readouterr().out
+    Path('work_dirs/config').mkdir(parents=True)
+    Path('work_dirs/config/last_checkpoint').write_text('work_dirs/config/epoch_1.pth')
     config = built(tool('train.py'), 'config.py', '--resume', *load)
     assert (config.resume, config.load_from) == (True, None)
     Path('a.pth').touch()

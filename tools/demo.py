@@ -121,7 +121,7 @@ def train(
         print(f'Done earlier: {checkpoint} (--fresh trains again)')
         return checkpoint
     note_config(args.out, wanted)
-    command = ['tools/train.py', args.config, '--work-dir', args.out]
+    command = ['tools/train.py', args.config, '--check-data', '--work-dir', args.out]
     if plan == 'resume':
         print(f'Going on from {checkpoint}')
         command += ['--resume', checkpoint]
