@@ -18,7 +18,7 @@ import setup_steps  # noqa: E402
 import setup_torch  # noqa: E402
 from setup_process import SetupError  # noqa: E402
 
-STEPS = ['venv', 'build', 'stack', 'test', 'torch', 'mmcv', 'mmlit', 'check', 'mim']
+STEPS = 'venv build stack test docs torch mmcv mmlit check mim'.split()
 
 
 def add_distribution(site, name, version, files=None):
@@ -97,11 +97,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(root, step):
     assert run(root) == STEPS[len(before) :]
 
 
-def test_a_changed_pin_redoes_its_step_alone(root):
+@pytest.mark.parametrize(('step', 'name'), [('test', 'pytest'), ('docs', 'sphinx')])
+def test_a_changed_pin_redoes_its_step_alone(root, step, name):
     run(root)
-    file = root / 'requirements' / 'test.txt'
-    file.write_text(file.read_text().replace('pytest==', 'pytest==1'))
-    assert run(root) == ['test', 'check']
+    file = root / 'requirements' / f'{step}.txt'
+    file.write_text(file.read_text().replace(f'\n{name}==', f'\n{name}==1'))
+    assert run(root) == [step, 'check']
 
 
 def test_mim_is_apart_from_the_rest(root):

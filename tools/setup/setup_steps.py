@@ -76,6 +76,7 @@ class Setup:
             'build': self.install_build,
             'stack': self.install_stack,
             'test': self.install_test,
+            'docs': self.install_docs,
             'torch': self.install_torch,
             'mmcv': self.install_mmcv,
             'mmlit': self.install_mmlit,
@@ -114,7 +115,7 @@ class Setup:
         if step == 'mmlit':
             sources = ('setup.py', 'pyproject.toml', 'mmlit/version.py')
             parts += [(self.root / source).read_text() for source in sources]
-        if step in ('build', 'stack', 'test', 'mmcv', 'mim'):
+        if step in ('build', 'stack', 'test', 'docs', 'mmcv', 'mim'):
             parts.append(sorted(self.pins(step).items()))
         if step == 'mmcv':
             parts += [os.environ.get('CUDA_HOME'), shutil.which('nvcc')]
@@ -131,7 +132,7 @@ class Setup:
             return False
         if stamp != {'key': self.key(step)}:
             return False
-        if step in ('build', 'torch', 'stack', 'test', 'mmcv'):
+        if step in ('build', 'torch', 'stack', 'test', 'docs', 'mmcv'):
             return not find_missing(self.site, self.pins(step), deep=False)
         if step == 'mim':
             site = setup_mim.site_of(self.mim)
@@ -242,6 +243,12 @@ class Setup:
         # fvcore and iopath have no wheels; the build step's setuptools builds them.
         options = ('--no-build-isolation',)
         self.install_pins('installing the test tools', self.pins('test'), options)
+
+    def install_docs(self) -> None:
+        """Install what `make docs` and the notebook need."""
+        options = ('--only-binary', ':all:')
+        what = 'installing what builds the documentation'
+        self.install_pins(what, self.pins('docs'), options)
 
     def install_mmcv(self) -> None:
         """Install mmcv with ops that work here, from the finished wheel if it is."""
