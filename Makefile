@@ -45,8 +45,9 @@ lint: setup
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 
+# Side by side, one process a core: most tests wait for a tool that runs on one.
 test: lint
-	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 clean:
 	rm -rf demo/output data/shapes .pytest_cache .ruff_cache build

@@ -3,6 +3,12 @@
 import os
 from pathlib import Path
 
+# Before anything imports torch, for these processes and the tools they start: tests
+# side by side share the cores, and threads that wait for a core spin.
+if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:
+    share = (os.cpu_count() or 1) // int(os.environ['PYTEST_XDIST_WORKER_COUNT'])
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, share)))
+
 import pytest
 from mmengine.registry import DefaultScope
 
