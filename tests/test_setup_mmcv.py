@@ -57,6 +57,31 @@ def test_an_interrupted_build_keeps_what_is_compiled(
     assert first.stat().st_mtime_ns == stamp
     assert setup_mmcv.find_wheel(wheels) == wheel
     assert wheel.read_text() == 'wheel'
+    assert list(wheels.iterdir()) == [wheel]
+
+
+def test_a_cache_that_cannot_be_written_to_costs_no_build(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(setup_mmcv, 'check_compiler', lambda: None)
+    tree = tmp_path / 'build' / 'mmcv-2.1.0'
+    tree.mkdir(parents=True)
+    (tree / 'again').touch()
+    (tree / 'setup.py').write_text(FAKE_SETUP_PY)
+    (tmp_path / 'a_file').touch()
+    wheels = tmp_path / 'a_file' / 'key'
+    arguments = (Path(sys.executable), 'mmcv', '2.1.0', 'cpu', tree.parent, wheels)
+    wheel = setup_mmcv.build_wheel(*arguments, tmp_path)
+    assert wheel.read_text() == 'wheel' and wheel.is_relative_to(tree.parent)
+    assert 'is not kept for another time' in capsys.readouterr().out
+
+
+def test_wheels_are_kept_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    assert setup_mmcv.wheel_cache() == tmp_path / 'mmlit' / 'wheels'
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert setup_mmcv.wheel_cache() == tmp_path / '.cache' / 'mmlit' / 'wheels'
 
 
 def test_the_key_tells_apart_what_does_not_fit():

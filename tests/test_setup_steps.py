@@ -66,6 +66,7 @@ class FakeSetup(setup_steps.Setup):
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setattr(setup_mmcv, 'check_compiler', lambda: None)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     shutil.copytree(CHECKOUT / 'requirements', tmp_path / 'requirements')
     for name in ('setup.py', 'pyproject.toml', 'mmlit/version.py'):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,9 +1,10 @@
 """Build mmcv with its compiled ops, so that an interrupted build goes on.
 
-The sources lie in .build/KEY and the finished wheel in .wheels/KEY, where KEY says
-what the ops fit: Python, platform, torch, mmcv, and CPU or CUDA. So a new .venv takes
-the finished wheel, and another torch or stack never gets the wrong one. `name` is the
-distribution that brings mmcv: mmcv or onedl-mmcv.
+The sources lie in .build/KEY and the finished wheel in the user's cache, in
+mmlit/wheels/KEY, where KEY says what the ops fit: Python, platform, torch, mmcv, and
+CPU or CUDA. So a new .venv, in this checkout or another, takes the finished wheel, and
+another torch or stack never gets the wrong one. `name` is the distribution that brings
+mmcv: mmcv or onedl-mmcv.
 """
 
 import contextlib
@@ -62,6 +63,12 @@ def wheel_key(name: str, version: str, torch: str, ops: str) -> str:
     python = f'cp{sys.version_info[0]}{sys.version_info[1]}'
     system = f'{platform.system()}-{platform.machine()}'.lower()
     return f'{name}-{version}-{python}-{system}-torch-{torch}-ops-{ops}'
+
+
+def wheel_cache() -> Path:
+    """Return the folder that keeps finished wheels for all checkouts of this user."""
+    caches = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(caches).absolute() / 'mmlit' / 'wheels'
 
 
 def find_wheel(folder: Path) -> Optional[Path]:
@@ -172,7 +179,10 @@ def build_wheel(
     wheels: Path,
     logs: Path,
 ) -> Path:
-    """Compile mmcv with ops and return the wheel, which appears whole in `wheels`."""
+    """Compile mmcv with ops and return the wheel, which appears whole in `wheels`.
+
+    Where that folder cannot be written to, the wheel stays with the sources.
+    """
     check_compiler()
     tree = fetch_sources(python, name, version, sources, logs)
     jobs = os.environ.get('MAX_JOBS') or str(
@@ -206,9 +216,17 @@ def build_wheel(
     built = find_wheel(fresh)
     if built is None:
         raise SetupError(f'mmcv was built, but no wheel is in {fresh}; see {log}')
-    wheels.mkdir(parents=True, exist_ok=True)
-    os.replace(built, wheels / built.name)
-    return wheels / built.name
+    keep = wheels / built.name
+    try:
+        wheels.mkdir(parents=True, exist_ok=True)
+        # Copied first: the cache may lie on another disk.
+        part = wheels / f'{built.name}.{os.getpid()}.part'
+        shutil.copyfile(built, part)
+        os.replace(part, keep)
+    except OSError as error:
+        say(f'the wheel is not kept for another time: {error}')
+        return built
+    return keep
 
 
 # Zero offsets make a deformable convolution an ordinary one.

@@ -62,7 +62,7 @@ class Setup:
         self.stack = stack
         self.venv = root / STACKS[stack]
         self.build = root / '.build'
-        self.wheels = root / '.wheels'
+        self.wheels = setup_mmcv.wheel_cache()
         self.stamps = self.venv / '.mmlit-setup'
         self.python = self.venv / 'bin' / 'python'
         self.site = setup_mim.site_of(self.venv)
@@ -269,7 +269,7 @@ class Setup:
         folder = self.wheels / key
         wheel = setup_mmcv.find_wheel(folder)
         if wheel is not None and self.install_wheel(wheel, ops):
-            say(f'the wheel in {folder} does not work any more: building it anew')
+            say(f'the wheel in {folder} does not work here: building another one')
             wheel.unlink()
             wheel = None
         if wheel is None:
