@@ -7,8 +7,10 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-# What mim and mmengine look for in an installed package, under mmlit/.mim. In a
-# checkout that folder holds links, so an editable installation has it as well.
+# What mim and mmengine look for in an installed package, under mmlit/.mim. An editable
+# installation makes links there, which the repository cannot hold: they do not survive
+# every way in which one is copied.
+MIM_LINKS = ('configs', 'tools', 'model-index.yml')
 MIM_FILES = (
     'model-index.yml',
     'configs/README.md',
@@ -26,9 +28,10 @@ class BuildWithMim(build_py):
     """Builds the package and puts the files for mim beside its modules."""
 
     def run(self) -> None:
-        """Copies into the build folder; the source tree stays as it is."""
+        """Copies into the build folder, or links into an editable source tree."""
         super().run()
         if self.editable_mode:
+            link_mim(ROOT / 'mmlit' / '.mim')
             return
         mim = Path(self.build_lib) / 'mmlit' / '.mim'
         # A config that is no more would live on in a build folder used again.
@@ -38,6 +41,14 @@ class BuildWithMim(build_py):
                 target = mim / source.relative_to(ROOT)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
+
+
+def link_mim(folder: Path) -> None:
+    """Make `folder` anew, with links to the files of the checkout around it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name in MIM_LINKS:
+        (folder / name).symlink_to(Path('..', '..', name))
 
 
 def read_version() -> str:

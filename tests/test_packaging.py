@@ -64,7 +64,7 @@ def test_the_wheel_is_the_package_and_what_mim_wants(tmp_path):
     assert names_in(again) == expected
 
 
-def test_a_checkout_has_the_same_files_by_links():
+def test_an_editable_installation_has_the_same_files_by_links():
     for name in ('configs', 'tools', 'model-index.yml'):
         assert (MIM / name).is_symlink()
         assert not Path((MIM / name).readlink()).is_absolute()
