@@ -18,13 +18,14 @@ NO_PYTHON := No Python 3.11 or newer was found: install one, or name it with PYT
 VENV_PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg test lint clean
+.PHONY: help setup demo demo-seg test lint docs clean
 
 help:
 	@echo 'make demo      set up if needed, then generate data, train, evaluate, draw'
 	@echo 'make demo-seg  the same for segmentation'
 	@echo 'make test      set up if needed, then ruff and pytest (PYTEST_ARGS="-k lit")'
 	@echo 'make lint      set up if needed, then ruff alone'
+	@echo 'make docs      set up if needed, then the documentation: build/docs/index.html'
 	@echo 'make setup     create .venv with the pinned stack; does nothing when done'
 	@echo 'make clean     remove what the demo and the tests wrote (.venv stays)'
 	@echo 'STACK=onedl    the same with the onedl-mm* packages, in .venv-onedl'
@@ -48,6 +49,11 @@ lint: setup
 # Side by side, one process a core: most tests wait for a tool that runs on one.
 test: lint
 	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+
+# A warning, such as of a link that leads nowhere, is an error.
+SITE ?= build/docs
+docs: setup
+	$(VENV_PYTHON) -m sphinx -W --keep-going -b html docs $(SITE)
 
 clean:
 	rm -rf demo/output data/shapes .pytest_cache .ruff_cache build
