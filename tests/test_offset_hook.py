@@ -1,7 +1,10 @@
 """The hook that shows offsets during training: what it writes, and what it leaves."""
 
 import json
+import sys
+import types
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -90,7 +93,12 @@ class NoiseModel(BaseModel):
         return dict(loss=sum(level.square().mean() for level in levels))
 
 
-def runner(folder, *hooks, backbone=None, validated=True, by_epoch=True):
+LOCAL = (dict(type='LocalVisBackend'), dict(type='RecordingBackend'))
+
+
+def runner(
+    folder, *hooks, backbone=None, validated=True, by_epoch=True, backends=LOCAL
+):
     pipeline = [step for step in PIPELINE if step['type'] != 'LoadAnnotations']
     data = dict(
         batch_size=2,
@@ -114,10 +122,7 @@ def runner(folder, *hooks, backbone=None, validated=True, by_epoch=True):
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
         custom_hooks=list(hooks),
         default_hooks=dict(checkpoint=None),
-        visualizer=dict(
-            type='Visualizer',
-            vis_backends=[dict(type='LocalVisBackend'), dict(type='RecordingBackend')],
-        ),
+        visualizer=dict(type='Visualizer', vis_backends=list(backends)),
         randomness=dict(seed=3),
         log_level='ERROR',
         experiment_name=f'{folder.parent.name}-{folder.name}',
@@ -191,6 +196,57 @@ def test_iterations_can_be_counted(tmp_path):
     }
     assert steps == {(f'offsets_stage_{k}', 3) for k in STAGES}
     assert (hook._single.picture == open_image(picture).picture).all()
+
+
+def test_tensorboard_gets_them(tmp_path):
+    accumulator = pytest.importorskip(
+        'tensorboard.backend.event_processing.event_accumulator',
+        reason='no tensorboard (`make setup` installs it)',
+    )
+    hook = dict(type='OffsetVisualizationHook', interval=2)
+    backends = [dict(type='TensorboardVisBackend'), *LOCAL]
+    trained(tmp_path, hook, backends=backends)
+    (folder,) = (tmp_path / 'work').glob('*/vis_data')
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    for stage in STAGES:
+        images = events.Images(f'offsets_stage_{stage}')
+        assert [image.step for image in images] == [2, 4]
+        shown = cv2.imdecode(np.frombuffer(images[1].encoded_image_string, 'u1'), 1)
+        file = folder / 'vis_image' / f'offsets_stage_{stage}_4.png'
+        assert (shown == cv2.imread(str(file))).all()
+    figures = {
+        (name, step): value
+        for name, value, step in RecordingBackend.kept
+        if name.startswith('offsets/')
+    }
+    assert len(figures) == 18
+    for (name, step), value in figures.items():
+        found = {one.step: one.value for one in events.Scalars(name)}
+        assert found[step] == pytest.approx(value)
+
+
+def test_wandb_gets_them(tmp_path, monkeypatch):
+    """mmengine's own backend, over a package that keeps what wandb would send."""
+    logged = []
+    wandb = types.ModuleType('wandb')
+    wandb.init = lambda **_: None
+    wandb.Image = lambda image: image
+    wandb.log = lambda values, commit: logged.append(values)
+    wandb.config, wandb.run = mock.Mock(), mock.Mock()
+    wandb.join = lambda: None
+    monkeypatch.setitem(sys.modules, 'wandb', wandb)
+    hook = dict(type='OffsetVisualizationHook', interval=2)
+    trained(tmp_path, hook, backends=[dict(type='WandbVisBackend'), *LOCAL])
+    for stage in STAGES:
+        images = [
+            v[f'offsets_stage_{stage}'] for v in logged if f'offsets_stage_{stage}' in v
+        ]
+        assert len(images) == 2 and images[0].shape[2] == 3
+    kept = [(n, v) for n, v, _ in RecordingBackend.kept if n.startswith('offsets/')]
+    sent = [
+        item for v in logged for item in v.items() if item[0].startswith('offsets/')
+    ]
+    assert sent == kept and len(kept) == 18
 
 
 # --- the real tool ----------------------------------------------------------------
