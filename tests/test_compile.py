@@ -8,15 +8,18 @@ from torch._dynamo.utils import counters
 
 from mmlit import LIT
 
-pytestmark = [
-    pytest.mark.skipif(
-        not any(map(which, ('c++', 'g++', 'clang++'))),
-        reason='no C++ compiler, which torch.compile needs on a CPU',
-    ),
-    pytest.mark.skipif(
-        torch.__version__ < '2.4', reason='torch < 2.4 has no Python operators'
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    torch.__version__ < '2.4', reason='torch < 2.4 has no Python operators'
+)
+compiled_on_a_cpu = pytest.mark.skipif(
+    not any(map(which, ('c++', 'g++', 'clang++'))),
+    reason='no C++ compiler, which inductor needs on a CPU',
+)
+# The graphs are those of torch.compile; that their code is generated takes minutes.
+TRACED = pytest.param('eager', id='traced')
+GENERATED = pytest.param(
+    'inductor', id='generated', marks=[compiled_on_a_cpu, pytest.mark.soak]
+)
 TOLERANCE = 3e-5
 ARCH = dict(
     embed_dims=(12, 20, 48, 80),
@@ -73,9 +76,10 @@ def check_close(actual, expected):
         assert (one - other).abs().max() <= TOLERANCE * largest
 
 
+@pytest.mark.parametrize('backend', [TRACED, GENERATED])
 @pytest.mark.parametrize('pos_embed', ['relative', 'absolute'])
-def test_training(build, pos_embed):
-    model, compiled = build(pos_embed, dynamic=True)
+def test_training(build, pos_embed, backend):
+    model, compiled = build(pos_embed, dynamic=True, backend=backend)
     graphs = []
     for size in [(160, 224), (192, 288), (160, 352), (224, 256)]:
         image = torch.randn(2, 3, *size)
@@ -88,9 +92,10 @@ def test_training(build, pos_embed):
     assert not counters['graph_break']
 
 
-def test_inference(build):
+@pytest.mark.parametrize('backend', [TRACED, GENERATED])
+def test_inference(build, backend):
     """Sizes as users meet them, without asking for dynamic shapes."""
-    model, compiled = build('relative')
+    model, compiled = build('relative', backend=backend)
     model.eval()
     graphs = []
     with torch.no_grad():
@@ -102,3 +107,17 @@ def test_inference(build):
             graphs.append(counters['stats']['unique_graphs'])
     # The first for its one size, the second for all others.
     assert graphs[0] == 1 and set(graphs[1:]) == {2}
+
+
+@compiled_on_a_cpu
+def test_generated_code(build):
+    """What `make test` generates: inference at any size, tried at two."""
+    model, compiled = build('relative', dynamic=True)
+    model.eval()
+    with torch.no_grad():
+        for size in [(160, 224), (192, 288)]:
+            image = torch.randn(1, 3, *size)
+            for out, expected in zip(compiled(image), model(image), strict=True):
+                difference = (out - expected).abs().max() / expected.abs().max()
+                assert difference <= TOLERANCE
+    assert counters['stats']['unique_graphs'] == 1
