@@ -1,6 +1,7 @@
 """Fixtures for data that lies outside the project; a test skips where it is absent."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before anything imports torch, for these processes and the tools they start: tests
@@ -11,6 +12,10 @@ if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:
 
 import pytest
 from mmengine.registry import DefaultScope
+
+# A shell's background jobs, and what they start, ignore the SIGINT that a test sends.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 

@@ -40,7 +40,8 @@ pytest.importorskip('mmseg', reason='a recipe is for mmseg')
 RECIPES = ('Detection', 'Segmentation')
 MORE = blocks(section('More that can be set'), 'python')
 LENGTH = dict(
-    Detection=['train_cfg.max_epochs=1'],
+    # Few proposals: without an accelerator bfloat16 is worked out in software.
+    Detection=['train_cfg.max_epochs=1', 'model.train_cfg.rcnn.sampler.num=16'],
     Segmentation=[
         *('train_cfg.max_iters=2', 'train_cfg.val_interval=2'),
         'default_hooks.checkpoint.interval=2',

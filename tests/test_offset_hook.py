@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from copy import deepcopy
 from pathlib import Path
 from unittest import mock
 
@@ -122,7 +123,8 @@ def runner(
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
         custom_hooks=list(hooks),
         default_hooks=dict(checkpoint=None),
-        visualizer=dict(type='Visualizer', vis_backends=list(backends)),
+        # mmengine writes the folder into it.
+        visualizer=dict(type='Visualizer', vis_backends=deepcopy(list(backends))),
         randomness=dict(seed=3),
         log_level='ERROR',
         experiment_name=f'{folder.parent.name}-{folder.name}',
