@@ -1,5 +1,6 @@
 """FlexAttention's bias lookup; the CUDA kernel itself where there is a device."""
 
+import functools
 import sys
 
 import pytest
@@ -52,12 +53,15 @@ def test_torchs_interpreter_equals_eager():
 
 
 @needs_flex
-def test_one_compilation_for_all_sizes():
-    """Compiled for the CPU, where it has a forward pass only."""
+def test_one_compilation_for_all_sizes(monkeypatch):
+    """Traced, but not turned into C++: torch's own kernel for CPUs, which mmlit does
+    not use, now and then returns NaN for maps whose tokens fill no whole block.
+    """
     from torch._dynamo.utils import counters
 
-    if not _has_compiler():
-        pytest.skip('no C++ compiler, which torch.compile needs on a CPU')
+    traced = functools.partial(torch.compile, backend='aot_eager')
+    monkeypatch.setattr(torch, 'compile', traced)
+    module._compiled.cache_clear()
     torch._dynamo.reset()
     counters.clear()
     graphs = []
@@ -67,6 +71,7 @@ def test_one_compilation_for_all_sizes():
             actual = module._compiled()(*qkv, score_mod=bias_lookup(table))
             check_close([actual], [eager(*qkv, table, 0.0)], 2e-6)
         graphs.append(counters['frames']['total'])
+    module._compiled.cache_clear()
     assert graphs == [1, 1, 1, 1]
 
 
@@ -96,9 +101,3 @@ def test_kernel_equals_eager_on_cuda(with_bias):
         table = table.detach().cuda().requires_grad_() if with_bias else None
         expected = values_and_gradients(eager, qkv, table)
         check_close(values_and_gradients(flex, qkv, table), expected, 1e-4)
-
-
-def _has_compiler():
-    from shutil import which
-
-    return any(map(which, ('c++', 'g++', 'clang++')))
