@@ -1,4 +1,4 @@
-"""Reading the fenced blocks of README.md and docs/*.md; a place to run them in.
+"""Reading the commands of README.md and docs/*.md; a place to run them in.
 
 A comment right above a fence, unseen where the page is read, says what is special:
 
@@ -31,11 +31,14 @@ DOCUMENTS = sorted(
     for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md'))
     if path.name != 'custom_data.md'
 )
+CUSTOM_DATA = 'docs/custom_data.md'
+#: Those whose commands within text are resolved; tools/ and configs/ have pages, too.
+WITH_TEXT = [*DOCUMENTS, CUSTOM_DATA, 'tools/README.md', 'configs/README.md']
+TOOLS = {path.name for path in (ROOT / 'tools').glob('*.*') if path.suffix != '.md'}
 BLOCK = re.compile(
     r'^(?:<!-- (?P<remark>[^\n]+) -->\n)?```(?P<language>[\w{}-]*)\n(?P<text>.*?)^```$',
     re.M | re.S,
 )
-RUN = ('bash', 'python')
 #: Words of the documents that stand for something of the reader's.
 PLACEHOLDERS = {
     r'\bCFG\b|\bCONFIG\b': 'small.py',
@@ -138,12 +141,23 @@ def commands(text: str) -> list:
 
 
 def inline_commands(document: str) -> list:
-    """The command lines of our tools that stand within text, as lists of words."""
+    """The command lines that stand within text, as lists of words."""
     text = (ROOT / document).read_text(encoding='utf-8')
     outside = BLOCK.sub('', text)
-    found = re.findall(r'(?<!`)`([^`]+)`(?!`)', outside)
-    starts = r'(?:(?:python|bash) )?(?:\S*/)?tools/\w+\.(?:py|sh) '
-    return [span.split() for span in found if re.match(starts, ' '.join(span.split()))]
+    found = [
+        ' '.join(span.split()) for span in re.findall(r'(?<!`)`([^`]+)`(?!`)', outside)
+    ]
+    variables = r'(?:[A-Z]\w*=\S* )*'
+    starts = re.compile(
+        rf'{variables}(?:(?:python|bash) )?(?:\S*/)?tools/\w+\.(?:py|sh)\b'
+        rf'|{variables}make [\w-]|python -[cm] |(?:pip|mim|jupyter) [a-z]'
+    )
+    found = [
+        # README.md and tools/README.md call a tool by its name alone, too.
+        f'tools/{span}' if span.partition(' ')[0] in TOOLS and ' ' in span else span
+        for span in found
+    ]
+    return [words for span in found if starts.match(span) for words in commands(span)]
 
 
 def make_workplace(folder: Path, document: str) -> Path:

@@ -1,12 +1,17 @@
 """The documentation: what it tells the reader to do works.
 
 Every fenced block of README.md and docs/*.md is run or built, or says above it why not;
-then it is resolved. docs/custom_data.md is followed by test_custom_data.py.
+then it is resolved, as are commands within the text. docs/custom_data.md is followed by
+test_custom_data.py.
 """
 
 import ast
+import importlib.util
+import os
 import re
+import shlex
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,8 +23,10 @@ from mmengine.registry import HOOKS
 import mmlit
 from config_helpers import build
 from docs_helpers import (
+    CUSTOM_DATA,
     DOCUMENTS,
     ROOT,
+    WITH_TEXT,
     all_blocks,
     blocks,
     commands,
@@ -29,12 +36,24 @@ from docs_helpers import (
 )
 from warm_python import WarmPython
 
+sys.path.insert(0, str(ROOT / 'tools' / 'setup'))
+from setup_packages import read_pins  # noqa: E402
+
 mmdet = pytest.importorskip('mmdet', reason='the documents are for mmdet')
 pytest.importorskip('mmseg', reason='the documents are for mmseg')
 
 #: Whoever adds a block that is not run says so here, too.
-NOT_RUN = {'network': 7, 'GPU': 1, 'minutes': 5}
+NOT_RUN = {'network': 9, 'GPU': 4, 'minutes': 5}
 LANGUAGES = {'bash', 'python', 'text', 'bibtex', '{toctree}', '{include}', '{eval-rst}'}
+MIM = ROOT / '.build' / 'mim' / 'bin' / 'mim'
+#: Of the default stack, which is the one that the documents install by hand.
+PINS = {
+    name: version
+    for folder in ('requirements', 'requirements/openmmlab')
+    for file in (ROOT / folder).glob('*.txt')
+    if file.name != 'mim.txt'
+    for name, version in read_pins(file).items()
+}
 CONFIGS = {path.name: path for path in (ROOT / 'configs').rglob('*.py')}
 
 
@@ -52,8 +71,9 @@ def python(tmp_path_factory):
 def test_every_block_is_run_or_says_why_not():
     found = all_blocks()
     assert {block.language for block in found} <= LANGUAGES
-    assert Counter(b.not_run for b in found if b.not_run) == NOT_RUN
     assert all(block.language == 'bash' for block in found if block.not_run)
+    marked = [b for b in (*found, *blocks(CUSTOM_DATA)) if b.not_run]
+    assert Counter(block.not_run for block in marked) == NOT_RUN
     remarks = {block.remark.partition(':')[0] for block in found}
     assert remarks == {'', 'not run', 'config on', 'output'}
 
@@ -139,10 +159,27 @@ def test_what_is_not_run_is_resolved(block, python):
     assert all([resolve(words, python) for words in commands(block.text)]), block
 
 
-@pytest.mark.parametrize('document', DOCUMENTS)
+def test_what_needs_gpus_in_the_recipes_says_so():
+    """test_custom_data.py resolves it: options of the scripts, the wrapper's name."""
+    needs_gpus = re.compile(r'dist_train\.sh|AmpOptimWrapper')
+    for block in blocks(CUSTOM_DATA):
+        assert (block.not_run == 'GPU') == bool(needs_gpus.search(block.text)), block
+
+
+@pytest.mark.parametrize('document', WITH_TEXT)
 def test_commands_within_text_are_resolved(document, python):
     for words in inline_commands(document):
         assert resolve(words, python), words
+
+
+def test_the_commands_within_text_are_found():
+    found = {document: inline_commands(document) for document in WITH_TEXT}
+    assert ['make', 'setup', 'MAX_JOBS=1'] in found['docs/troubleshooting.md']
+    assert ['mim', 'install', 'mmcv'] in found['docs/get_started.md']
+    assert ['make', 'demo'] in found['configs/README.md']
+    assert ['tools/test.py', 'CONFIG', 'CHECKPOINT'] in found['tools/README.md']
+    (code,) = (words for words in found['docs/using_lit.md'] if '-c' in words)
+    assert code[0] == 'python' and len(code) == 3
 
 
 def resolve(words: list, python) -> bool:
@@ -157,24 +194,75 @@ def resolve(words: list, python) -> bool:
     while '=' in words[0]:  # A variable of the environment.
         words = words[1:]
     program, *rest = words
+    if 'tools/' not in program:
+        program = Path(program).name  # pip of .venv/bin/pip
+    if program.startswith('python') and rest[0] == '-c':
+        return python.shell(f'python -c {shlex.quote(rest[1])}', ROOT).returncode == 0
+    if program.startswith('python') and rest[0] == '-m':
+        return importlib.util.find_spec(rest[1]) is not None
     if program in ('python', 'bash') or 'tools/' in program:
         tool = next(word for word in words if 'tools/' in word)
         return check_options(tool, words, python)
     if program == 'make':
-        targets = [word for word in rest if '=' not in word]
-        done = subprocess.run(
-            ['make', '-n', *rest], cwd=ROOT, capture_output=True, text=True
-        )
-        return bool(targets) and done.returncode == 0
+        return check_make(rest)
     if program == 'pip':
-        extras = re.findall(r'\[(\w+)\]', ' '.join(rest))
-        assert all(
-            f"'{extra}': [" in (ROOT / 'setup.py').read_text() for extra in extras
+        return check_pip(rest)
+    if program == 'jupyter':
+        return rest[0] == 'notebook' and (ROOT / rest[1]).is_file()
+    # mim is asked itself, below, where it is installed.
+    return program in ('source', 'mim')
+
+
+def check_make(arguments: list) -> bool:
+    """Whether make has the targets, and something reads the variables."""
+    targets = [word for word in arguments if '=' not in word]
+    readers = (ROOT / 'Makefile', *(ROOT / 'tools' / 'setup').glob('*.py'))
+    text = '\n'.join(path.read_text(encoding='utf-8') for path in readers)
+    for word in set(arguments) - set(targets):
+        name = word.partition('=')[0]
+        read = rf"\$\({name}\)|environ\.get\('{name}'|environ\['{name}'\]"
+        assert re.search(read, text), f'nothing reads {name}'
+    done = subprocess.run(['make', '-n', *arguments], cwd=ROOT, capture_output=True)
+    return bool(targets) and done.returncode == 0
+
+
+def check_pip(arguments: list) -> bool:
+    """Whether the extras are ours, and the pins those of the set-up."""
+    text = ' '.join(arguments)
+    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    for extra in re.findall(r'\[(\w+)\]', text):
+        assert f"'{extra}': [" in setup, f'no extra {extra}'
+    for name, version in re.findall(r'([\w.-]+)==(\S+)', text):
+        assert PINS.get(name) == version, f'{name}=={version} is not what is pinned'
+    return arguments[0] in ('check', 'install', 'uninstall', 'wheel')
+
+
+@pytest.mark.skipif(not MIM.is_file(), reason=f'no {MIM} (`make setup` makes it)')
+def test_mim_has_the_commands_and_options(python, tmp_path):
+    lines = [words for block in MARKED for words in commands(block.text)]
+    lines += [words for name in WITH_TEXT for words in inline_commands(name)]
+    lines = [words[1:] for words in lines if Path(words[0]).name == 'mim']
+    for command, *rest in lines:
+        done = subprocess.run(
+            [str(MIM), command, '--help'],
+            env={**os.environ, 'HOME': str(tmp_path)},  # mim keeps a cache there.
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        return rest[0] in ('install', 'uninstall', 'wheel')
-    # mim's commands are those of test_mim.py.
-    mim = (ROOT / 'tests/test_mim.py').read_text()
-    return program == 'source' or (program == 'mim' and f"'{rest[0]}'" in mim)
+        assert done.returncode == 0, f'mim has no {command}'
+        known = set(re.findall(r'--[\w-]+', done.stdout))
+        options = {word for word in rest if word.startswith('--')}
+        names = [rest[i + 1] for i, word in enumerate(rest) if word == '--config']
+        if command in ('train', 'test'):
+            names.append(rest[1].removesuffix('.py'))
+            # What mim does not know it hands on to the tool.
+            tool = ['python', f'tools/{command}.py', *(options - known)]
+            assert check_options(tool[1], tool, python)
+        else:
+            assert options <= known, f'mim {command} has no {options - known}'
+        assert all(f'{name}.py' in CONFIGS for name in names), names
+    used = {command for command, *_ in lines}
+    assert used == {'install', 'search', 'download', 'train', 'test'}
 
 
 def check_options(tool: str, words: list, python) -> bool:
@@ -187,6 +275,7 @@ def check_options(tool: str, words: list, python) -> bool:
     # The shell scripts pass options on.
     helper = re.sub(r'(?:dist|slurm)_(\w+)\.sh', r'\1.py', tool)
     done = python.shell(f'python {folder / helper} --help', ROOT)
+    words = [word.strip('[]') for word in words]  # [--check]
     options = {word.partition('=')[0] for word in words if word.startswith('--')}
     known = set(re.findall(r'--[\w-]+', done.stdout))
     assert options <= known, f'{tool} has no {options - known}'

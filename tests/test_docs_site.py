@@ -14,16 +14,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Page(HTMLParser):
-    """The ids, links and images of a page."""
+    """The ids, links and pictures of a page."""
 
     def __init__(self, file: Path):
         super().__init__()
-        self.ids, self.addresses = set(), []
+        self.ids, self.pictures, self.addresses = set(), set(), []
         self.feed(file.read_text(encoding='utf-8'))
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.ids.add(attributes.get('id'))
+        if tag == 'img':
+            self.pictures.add(Path(attributes['src']).name)
         self.addresses += [attributes.get(name) for name in ('href', 'src')]
 
 
@@ -68,6 +70,11 @@ def test_every_link_of_the_site_leads_somewhere(site):
                 assert anchor in pages[Path(file).stem].ids, f'{name}: {address}'
             followed += 1
     assert followed > 500
+
+
+def test_the_model_is_explained_with_what_the_tools_drew(site):
+    _, pages = site
+    assert pages['model'].pictures >= {'offsets.png', 'attention.png', 'features.png'}
 
 
 def test_the_reference_has_what_import_mmlit_brings(site):

@@ -1,5 +1,6 @@
 """The set-up's steps: done once, resumed after a failure, redone when inputs change."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,13 @@ def add_distribution(site, name, version, files=None):
     return folder
 
 
+def note_origin(dist_info, origin):
+    """Write where a distribution came from, as pip does."""
+    (dist_info / 'direct_url.json').write_text(
+        json.dumps({'url': 'file:///', **origin})
+    )
+
+
 class FakeSetup(setup_steps.Setup):
     """The real bookkeeping over actions that only write what pip would leave."""
 
@@ -55,7 +63,9 @@ class FakeSetup(setup_steps.Setup):
         for name, version in self.pins_of(step).items():
             for folder in site.glob(f'{name.replace("-", "_")}-*.dist-info'):
                 shutil.rmtree(folder)
-            add_distribution(site, name, version)
+            folder = add_distribution(site, name, version)
+            if step == 'mmlit':
+                note_origin(folder, {'dir_info': {'editable': True}})
 
     def pins_of(self, step):
         if step == 'mmlit':
@@ -187,6 +197,24 @@ def test_an_uninstalled_package_is_noticed(root):
     site = FakeSetup(root).site
     shutil.rmtree(next(site.glob('numpy-*.dist-info')))
     assert run(root) == ['stack']
+
+
+@pytest.mark.parametrize(
+    'origin',
+    [
+        {'archive_info': {}},  # pip install dist/mmlit-*.whl
+        {'dir_info': {}},  # pip install .
+        None,  # pip install mmlit
+    ],
+)
+def test_an_mmlit_that_is_not_editable_is_replaced(root, origin):
+    run(root)
+    (folder,) = FakeSetup(root).site.glob('mmlit-*.dist-info')
+    (folder / 'direct_url.json').unlink()
+    if origin is not None:
+        note_origin(folder, origin)
+    assert run(root) == ['mmlit']
+    assert run(root) == []
 
 
 def test_a_half_written_stamp_counts_as_none(root):

@@ -4,6 +4,7 @@ Standard library only: this runs before anything is installed.
 """
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -64,6 +65,15 @@ def is_intact(dist_info: Path) -> bool:
             if size and (not file.is_file() or file.stat().st_size != int(size)):
                 return False
     return True
+
+
+def is_editable(dist_info: Path) -> bool:
+    """Tell if pip installed a distribution in editable mode, by what it noted down."""
+    try:
+        origin = json.loads((dist_info / 'direct_url.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError):  # From an index, there is none.
+        return False
+    return bool(origin.get('dir_info', {}).get('editable'))
 
 
 def find_missing(site: Path, pins: Dict[str, str], deep: bool) -> List[str]:

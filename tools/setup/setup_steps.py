@@ -23,6 +23,7 @@ from setup_packages import (
     Pip,
     find_installed,
     find_missing,
+    is_editable,
     is_intact,
     pip_check,
     read_pins,
@@ -138,7 +139,11 @@ class Setup:
             site = setup_mim.site_of(self.mim)
             return not find_missing(site, self.pins(step), deep=False)
         if step == 'mmlit':
-            return any(key.startswith('mmlit==') for key in find_installed(self.site))
+            # A wheel in its place would be a copy that no edit of the checkout reaches.
+            return any(
+                key.startswith('mmlit==') and is_editable(folder)
+                for key, folder in find_installed(self.site).items()
+            )
         return self.python.exists()
 
     def todo(self) -> List[str]:
