@@ -27,6 +27,13 @@ DISTRIBUTIONS = {
     'mmdet': ('mmdet', 'onedl-mmdetection'),
     'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
 }
+# Those of the maintained continuation.
+ONEDL = {
+    'mmengine': 'onedl-mmengine',
+    'mmcv': 'onedl-mmcv',
+    'mmdet': 'onedl-mmdetection',
+    'mmseg': 'onedl-mmsegmentation',
+}
 INSTALL = {
     'torch': 'pip install torch',
     'mmengine': 'pip install "mmengine>=0.7.1,<1"',
@@ -41,11 +48,25 @@ INSTALL = {
 }
 
 
-def install_command(name: str) -> str:
-    """Return the command that brings the package of the import name `name`."""
+def install_command(name: str, onedl: Optional[bool] = None) -> str:
+    """Return the command that brings the package of the import name `name`.
+
+    Args:
+        name: The import name.
+        onedl: Whether to take it from the onedl-mm* packages, where they bring it; by
+            default as the rest of the stack here.
+    """
     if name == 'mmcv':
-        return mmcv_command()
-    return INSTALL.get(name, f'pip install {name}')
+        return mmcv_command(onedl=onedl)
+    command = INSTALL.get(name, f'pip install {name}')
+    if name not in ONEDL:
+        return command
+    onedl = on_onedl() if onedl is None else onedl
+    if onedl:
+        command = f'pip install {_pinned_onedl(name)}'
+        # mmseg imports these and declares them in an extra only, in either stack.
+        command += ' ftfy regex' * (name == 'mmseg')
+    return _other_stack(name, onedl) + command
 
 
 def reinstall_command(name: str) -> str:
@@ -58,26 +79,50 @@ def reinstall_command(name: str) -> str:
     return f'pip install --force-reinstall --no-deps {package}{pin}'
 
 
-def mmcv_command(variables: str = '', stock: bool = False) -> str:
+def mmcv_command(variables: str = '', onedl: Optional[bool] = None) -> str:
     """Return the command that puts an mmcv with ops here, whatever is here now.
 
     Args:
         variables: Settings of the build, as a shell takes them before a command.
-        stock: Replace an onedl-mmcv by mmcv itself.
+        onedl: Whether that is to be onedl-mmcv; by default it is where that is
+            installed already, and where no mmcv but an onedl-mm* package is.
     """
     name, version = distribution_of('mmcv')
-    remove, wanted = '', '"mmcv>=2.0.0,<2.2.0"'
-    if name == 'onedl-mmcv' and not stock:
-        wanted = name
-    elif name != 'mmcv':  # Would stay beside mmcv, in its folder.
-        remove = f'pip uninstall -y {name} && '
+    if onedl is None:
+        onedl = name == 'onedl-mmcv' if version else on_onedl()
+    wanted = _pinned_onedl('mmcv') if onedl else '"mmcv>=2.0.0,<2.2.0"'
     # Each option is needed: an isolated build sees no torch and leaves the ops out,
     # and pip keeps such a wheel in its cache and considers it installed already.
     again = ' --force-reinstall --no-deps' if version else ''
     return (
-        f'{remove}pip install "setuptools<81" wheel ninja && {variables}'
+        f'{_other_stack("mmcv", onedl)}'
+        f'pip install "setuptools<81" wheel ninja && {variables}'
         f'pip install --no-build-isolation --no-cache-dir{again} {wanted}'
     )
+
+
+def on_onedl() -> bool:
+    """Return whether most of the stack here are onedl-mm* packages."""
+    found = [x for name in ONEDL for x in DISTRIBUTIONS[name] if _installed_version(x)]
+    return sum(x in ONEDL.values() for x in found) > len(found) / 2
+
+
+def _pinned_onedl(name: str) -> str:
+    return f'"{ONEDL[name]}=={TESTED_ONEDL[name]}.*"'
+
+
+def _other_stack(name: str, onedl: bool) -> str:
+    """The beginning of a command: removes what would stay beside it, in its folder."""
+    found, version = distribution_of(name)
+    keep = ONEDL[name] if onedl else DISTRIBUTIONS[name][0]
+    return f'pip uninstall -y {found} && ' if version and found != keep else ''
+
+
+def _installed_version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution) or ''
+    except metadata.PackageNotFoundError:
+        return ''
 
 
 def package_folder(name: str) -> Optional[Path]:
@@ -91,14 +136,16 @@ def package_folder(name: str) -> Optional[Path]:
 
 
 def distribution_of(name: str) -> Tuple[str, str]:
-    """Return the (distribution name, version) that brings `name`, or ('name', '')."""
+    """Return the (distribution name, version) that brings `name`, or ('name', '').
+
+    Of several, the one of the stack that most of the others are of.
+    """
     names = DISTRIBUTIONS.get(name, (name,))
-    for distribution in names:
-        try:
-            return distribution, metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return names[0], ''
+    found = [(x, _installed_version(x)) for x in names]
+    found = [(x, version) for x, version in found if version]
+    if len(found) > 1 and on_onedl():
+        found.sort(key=lambda pair: pair[0] not in ONEDL.values())
+    return found[0] if found else (names[0], '')
 
 
 def tested_version(name: str) -> str:

@@ -146,18 +146,6 @@ def recognise(keys: Iterable[str]) -> Optional[Tuple[str, str]]:
     return None
 
 
-def find_prefix(keys: Iterable[str]) -> Optional[str]:
-    """The prefix of a LIT's keys, which may be ``''``; ``None`` without a LIT."""
-    found = recognise(keys)
-    return None if found is None else found[0]
-
-
-def layout_of(state: Iterable[str]) -> Optional[str]:
-    """``'mmlit'``, ``'relative'`` or ``'absolute'``; ``None`` without a LIT."""
-    found = recognise(state)
-    return None if found is None else found[1]
-
-
 def official_key(key: str, family: str) -> Optional[str]:
     """The authors' name for one of mmlit's keys; ``None`` where they have none."""
     return translate(key, [(ours, theirs) for theirs, ours in RULES[family]])

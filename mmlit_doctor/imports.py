@@ -125,7 +125,9 @@ def check_framework(name: str) -> str:
     try:
         importlib.import_module(name)
     except AssertionError as error:
-        raise Fault(environment.first_line(error), assert_command(error)) from None
+        raise Fault(
+            environment.first_line(error), assert_command(name, error)
+        ) from None
     except Exception:
         environment.check_import(name)
     for part in PARTS:
@@ -133,11 +135,14 @@ def check_framework(name: str) -> str:
     return distributions.version_of(name)
 
 
-def assert_command(error: AssertionError) -> str:
-    """The command that brings the version which an assertion on versions wants."""
-    if 'mmengine' in str(error).lower():
-        return distributions.INSTALL['mmengine']
-    return distributions.mmcv_command(stock=True)
+def assert_command(name: str, error: AssertionError) -> str:
+    """The command that brings the version which an assertion of a framework wants.
+
+    It comes from the stack of the framework that asserts, whatever else is there.
+    """
+    onedl = distributions.distribution_of(name)[0] == distributions.ONEDL[name]
+    wanted = 'mmengine' if 'mmengine' in str(error).lower() else 'mmcv'
+    return distributions.install_command(wanted, onedl=onedl)
 
 
 def _missing(names) -> List[str]:

@@ -5,7 +5,7 @@ import json
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import List
+from typing import Dict, List
 from urllib.parse import unquote, urlparse
 
 from .surroundings import (
@@ -78,12 +78,7 @@ def _installed_copy(distribution):
 
 def check_doubles() -> str:
     """Is each package of the stack there once, under one of its names?"""
-    there = installed()
-    doubles = {}
-    for name, names in distributions.DISTRIBUTIONS.items():
-        found = [x for x in names if x in there]
-        if len(found) > 1:
-            doubles[name] = found
+    doubles = _find_doubles()
     if doubles:
         said = '; '.join(
             f'{" and ".join(x)} both bring {n}' for n, x in doubles.items()
@@ -93,16 +88,24 @@ def check_doubles() -> str:
 
 
 def doubles_command() -> str:
-    """Remove all but the first name of each package, and install that again."""
-    there = installed()
+    """Keep each under the name of the stack here, and install that again."""
     remove: List[str] = []
     again: List[str] = []
-    for name, names in distributions.DISTRIBUTIONS.items():
-        found = [x for x in names if x in there]
-        if len(found) > 1:
-            remove += found[1:]
-            again.append(distributions.reinstall_command(name))
+    for name, found in _find_doubles().items():
+        keep, _ = distributions.distribution_of(name)
+        remove += [x for x in found if x != keep]
+        again.append(distributions.reinstall_command(name))
     return ' && '.join([f'pip uninstall -y {" ".join(remove)}', *again])
+
+
+def _find_doubles() -> Dict[str, List[str]]:
+    """{package: the names under which it is there}, of those with more than one."""
+    there = installed()
+    found = {
+        package: [name for name in names if name in there]
+        for package, names in distributions.DISTRIBUTIONS.items()
+    }
+    return {package: names for package, names in found.items() if len(names) > 1}
 
 
 def check_opencv() -> str:

@@ -124,4 +124,5 @@ def check_checkpoint() -> str:
 
 def checkpoint_command() -> str:
     """The mmengine whose checkpoints mmlit knows."""
-    return f'pip install "mmengine=={distributions.TESTED["mmengine"]}.*"'
+    name, _ = distributions.distribution_of('mmengine')
+    return f'pip install "{name}=={distributions.tested_version("mmengine")}.*"'

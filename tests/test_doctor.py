@@ -17,6 +17,7 @@ from doctor_helpers import (
     NO_GPU,
     OPS,
     SOUND,
+    SOUND_ONEDL,
     TORCH,
     distribution,
     examine,
@@ -25,6 +26,7 @@ from doctor_helpers import (
     write,
 )
 from mmlit_doctor.worker import DiedError, Worker
+from this_stack import STACK
 
 HEADLESS = 'pip install --force-reinstall --no-deps opencv-python-headless'
 BUILD_TOOLS = 'pip install "setuptools<81" wheel ninja && '
@@ -33,6 +35,7 @@ BUILD = (
     '"mmcv>=2.0.0,<2.2.0"'
 )
 MMCV = BUILD_TOOLS + BUILD
+ONEDL_MMCV = MMCV.replace('"mmcv>=2.0.0,<2.2.0"', '"onedl-mmcv==2.3.*"')
 CUDA_MMCV = f'{BUILD_TOOLS}FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="9.0" {BUILD}'
 CUDA_TORCH = "__version__ = '2.13.0'\ncuda = '13.0'\n"
 TOO_OLD = NO_GPU + "def init(): raise RuntimeError('The NVIDIA driver is too old')\n"
@@ -191,6 +194,81 @@ FAULTS = {
         'pip install pycocotools',
     ),
     'no ftfy': ({}, ['ftfy'], 'mmseg', 'imports ftfy', 'pip install ftfy'),
+    'an mmcv of the other stack': (
+        {
+            **dict.fromkeys(distribution('mmcv', '2.1.0')),
+            **distribution('onedl-mmcv', '2.3.6'),
+            'mmcv/version.py': "__version__ = '2.3.6'\n",
+        },
+        [],
+        'mmdet',
+        'MMCV==2.3.6 is used but incompatible',
+        f'pip uninstall -y onedl-mmcv && {MMCV}',
+    ),
+}
+# The same of changes to SOUND_ONEDL: no command brings a package of the other stack.
+ONEDL_FAULTS = {
+    'onedl and stock': (
+        {**distribution('mmcv', '2.1.0'), **distribution('mmengine', '0.10.7')},
+        [],
+        'doubles',
+        'mmcv and onedl-mmcv both bring mmcv',
+        'pip uninstall -y mmengine mmcv && pip install --force-reinstall --no-deps '
+        f'onedl-mmengine==0.10.12 && {ONEDL_MMCV}',
+    ),
+    'no mmengine': (
+        dict.fromkeys(distribution('onedl-mmengine', '0.10.12')),
+        ['mmengine'],
+        'mmengine',
+        'not installed',
+        'pip install "onedl-mmengine==0.10.*"',
+    ),
+    'no mmcv': (
+        dict.fromkeys(distribution('onedl-mmcv', '2.3.6')),
+        ['mmcv'],
+        'mmcv',
+        'not installed',
+        ONEDL_MMCV.replace(' --force-reinstall --no-deps', ''),
+    ),
+    'no ops': (
+        {'mmcv/_ext.py': None},
+        [],
+        'mmcv-ops',
+        'mmcv 2.3.6 is installed without the compiled',
+        ONEDL_MMCV,
+    ),
+    'an mmcv that mmdet and mmseg refuse': (
+        {'mmcv/version.py': "__version__ = '2.5.0'\n"},
+        [],
+        'mmdet',
+        'MMCV==2.5.0 is used but incompatible',
+        ONEDL_MMCV,
+    ),
+    'an mmengine that both refuse': (
+        {'mmengine/version.py': "__version__ = '1.0.0'\n"},
+        [],
+        'mmdet',
+        'MMEngine==1.0.0 is used but incompatible',
+        'pip install "onedl-mmengine==0.10.*"',
+    ),
+    'an mmengine of the other stack': (
+        {
+            **dict.fromkeys(distribution('onedl-mmengine', '0.10.12')),
+            **distribution('mmengine', '1.0.0'),
+            'mmengine/version.py': "__version__ = '1.0.0'\n",
+        },
+        [],
+        'mmdet',
+        'MMEngine==1.0.0 is used but incompatible',
+        'pip uninstall -y mmengine && pip install "onedl-mmengine==0.10.*"',
+    ),
+    'an mmdet that is damaged': (
+        {'mmdet/__init__.py': "raise OSError('cut off')"},
+        [],
+        'mmdet',
+        'cut off',
+        'pip install --force-reinstall --no-deps onedl-mmdetection==3.5.1',
+    ),
 }
 
 
@@ -203,16 +281,25 @@ def smi(folder):
     return folder
 
 
-def examine_stubbed(folder, changes=(), block=()):
-    write(folder / 'stubs', {**SOUND, **dict(changes)}, block)
+def examine_stubbed(folder, changes=(), block=(), sound=SOUND):
+    write(folder / 'stubs', {**sound, **dict(changes)}, block)
     places = {'paths': [folder / 'stubs'], 'programs': [smi(folder / 'smi')]}
     return examine('--quick', **places)
 
 
-@pytest.mark.parametrize('case', FAULTS)
-def test_a_broken_environment_has_one_fault_and_its_cure(tmp_path, case):
-    changes, block, name, seen, mend = FAULTS[case]
-    status, findings = examine_stubbed(tmp_path, changes, block)
+@pytest.mark.parametrize(
+    ('sound', 'faults', 'case'),
+    [
+        *(pytest.param(SOUND, FAULTS, case, id=case) for case in FAULTS),
+        *(
+            pytest.param(SOUND_ONEDL, ONEDL_FAULTS, case, id=f'onedl: {case}')
+            for case in ONEDL_FAULTS
+        ),
+    ],
+)
+def test_a_broken_environment_has_one_fault_and_its_cure(tmp_path, sound, faults, case):
+    changes, block, name, seen, mend = faults[case]
+    status, findings = examine_stubbed(tmp_path, changes, block, sound)
     assert of_level(findings, 'fault') == [name]
     assert seen in findings[name]['seen']
     assert findings[name]['mend'] == mend
@@ -224,8 +311,9 @@ def test_a_broken_environment_has_one_fault_and_its_cure(tmp_path, case):
         assert findings[other]['mend'] == ''
 
 
-def test_sound_stubs_have_no_fault(tmp_path):
-    status, findings = examine_stubbed(tmp_path)
+@pytest.mark.parametrize('sound', [SOUND, SOUND_ONEDL], ids=['openmmlab', 'onedl'])
+def test_sound_stubs_have_no_fault(tmp_path, sound):
+    status, findings = examine_stubbed(tmp_path, sound=sound)
     assert (status, of_level(findings, 'fault') + of_level(findings, 'unchecked')) == (
         0,
         [],
@@ -233,6 +321,7 @@ def test_sound_stubs_have_no_fault(tmp_path):
     # A GPU is there (nvidia-smi says), and torch is for the CPU: a choice, not a fault.
     assert findings['devices']['level'] == 'advice'
     assert 'pip install torch==2.13.0' in findings['devices']['mend']
+    assert findings['versions']['seen'] == 'as tested'
 
 
 def test_a_check_that_hangs_is_ended_and_the_next_one_runs(tmp_path, monkeypatch):
@@ -249,14 +338,48 @@ def test_a_check_that_hangs_is_ended_and_the_next_one_runs(tmp_path, monkeypatch
     worker.stop()
 
 
-def test_what_is_untested_or_absent_is_advice(tmp_path):
+@pytest.mark.parametrize(
+    ('sound', 'mmengine'),
+    [(SOUND, 'mmengine==0.10.*'), (SOUND_ONEDL, 'onedl-mmengine==0.10.*')],
+    ids=['openmmlab', 'onedl'],
+)
+def test_checkpoints_are_mended_by_the_mmengine_of_the_stack(
+    tmp_path, monkeypatch, sound, mmengine
+):
+    write(tmp_path, sound)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    worker = Worker(patience=300)
+    assert worker.ask('mend', 'checkpoint').endswith(f' install "{mmengine}"')
+    worker.stop()
+
+
+@pytest.mark.parametrize(
+    ('sound', 'mmdet', 'mmseg'),
+    [
+        (
+            {**SOUND, **dict.fromkeys(distribution('mmdet', '3.3.0'))},
+            'pip install "mmdet>=3.0.0"',
+            'pip install "mmsegmentation>=1.0.0" ftfy regex',
+        ),
+        (
+            {
+                **SOUND_ONEDL,
+                **dict.fromkeys(distribution('onedl-mmdetection', '3.5.1')),
+            },
+            'pip install "onedl-mmdetection==3.5.*"',
+            'pip install "onedl-mmsegmentation==1.4.*" ftfy regex',
+        ),
+    ],
+    ids=['openmmlab', 'onedl'],
+)
+def test_what_is_untested_or_absent_is_advice(tmp_path, sound, mmdet, mmseg):
     changes = {'torch/version.py': "__version__ = '2.4.1'\ncuda = None\n"}
     block = ['mmdet', 'mmseg', 'onnxruntime', 'tensorboard']
-    status, findings = examine_stubbed(tmp_path, changes, block)
+    status, findings = examine_stubbed(tmp_path, changes, block, sound)
     assert (status, of_level(findings, 'fault')) == (0, [])
     assert set(of_level(findings, 'advice')) >= {'versions', *block}
     assert 'torch 2.4.1 (tested: 2.13)' in findings['versions']['seen']
-    assert findings['mmdet']['mend'] == 'pip install "mmdet>=3.0.0"'
+    assert (findings['mmdet']['mend'], findings['mmseg']['mend']) == (mmdet, mmseg)
 
 
 def test_the_report_is_read_by_people(tmp_path):
@@ -328,7 +451,8 @@ ExtensionFileLoader.exec_module = load_and_break
     assert (status, of_level(findings, 'fault')) == (1, ['deform-conv/cpu'])
     seen = findings['deform-conv/cpu']['seen']
     assert ('off by' if wrong else 'SIGSEGV') in seen
-    assert findings['deform-conv/cpu']['mend'] == MMCV
+    mend = {'openmmlab': MMCV, 'onedl': ONEDL_MMCV}[STACK]
+    assert findings['deform-conv/cpu']['mend'] == mend
     assert of_level(findings, 'unchecked') == ['lit/cpu']
     assert findings['checkpoint']['level'] == 'ok'
 

@@ -5,7 +5,12 @@ What it writes is compared with what mmdet's and mmseg's own functions find.
 
 import copy
 import json
+import os
+import pty
+import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -94,6 +99,29 @@ def output_of(process, status):
     return output
 
 
+def run_in_terminal(cwd, *arguments):
+    """(exit status, what a terminal gets to see, without its control sequences)."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(INFER), *map(str, arguments), '--device', 'cpu'],
+        cwd=cwd,
+        env={**os.environ, 'TERM': 'xterm'},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen = b''
+    try:
+        while part := os.read(ours, 65536):
+            seen += part
+    except OSError:  # How Linux says that the other end was closed.
+        pass
+    os.close(ours)
+    plain = re.sub(r'\x1b\[[?0-9;]*[a-zA-Z]', '', seen.decode(errors='replace'))
+    return process.wait(timeout=60), plain
+
+
 def files_in(folder):
     return {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file()}
 
@@ -108,7 +136,7 @@ def test_detection(tmp_path, inputs, detector):
     output = output_of(start_infer(tmp_path, inputs, *given, '--score-thr', 0), 1)
     assert 'empty.png: is empty' in output
     assert 'b/broken.jpg: is no image, or a broken one' in output
-    assert '2 of 5 could not be read' in output
+    assert '2 of 5 could not be done, or not wholly: ' in output
     names = ('a/1.jpg', 'b/1.jpg', 'b/two.PNG')
     assert files_in(out) == {
         *(f'pictures/{name}' for name in names),
@@ -231,6 +259,25 @@ def test_a_file_of_the_authors(tmp_path):
     wanted = model.state_dict()
     for key, value in loaded.state_dict().items():
         torch.testing.assert_close(value, wanted[key], msg=key)
+
+
+def test_a_config_that_fails_on_every_image(tmp_path, inputs, detector):
+    """On a terminal, whose bar goes to the end all the same."""
+    images = (inputs / 'a/1.jpg', inputs / 'b/1.jpg')
+    status, seen = run_in_terminal(
+        *(tmp_path, *images, '--config', DETECTION, '--checkpoint', detector),
+        *('--out-dir', 'out', '--cfg-options'),
+        'model.data_preprocessor.pad_size_divisor=1',
+        'test_dataloader.dataset.pipeline.1.scale=(20,20)',
+    )
+    assert status == 1, seen[-3000:]
+    for image in images:
+        assert re.search(rf'{image}: could not be done: image of .* is too small', seen)
+    assert '0 of 2 done' in seen and '2 of 2 could not be done' in seen
+    assert 'failed on all of them in the same way' in seen
+    assert re.findall(r'\b(\d/2)\b', seen)[0] == '0/2'
+    assert re.findall(r'\b(\d/2)\b', seen)[-1] == '2/2'
+    assert files_in(tmp_path / 'out') == set()
 
 
 # --- what is refused ----------------------------------------------------------------

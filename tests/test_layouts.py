@@ -6,7 +6,7 @@ import pytest
 
 from mmlit.archs import ARCHS
 from mmlit.convert import to_mmlit
-from mmlit.layouts import find_prefix, guess_arch, layout_of
+from mmlit.layouts import guess_arch, recognise
 from official_files import ABSOLUTE_MICRO, official_file, official_state
 
 
@@ -30,14 +30,13 @@ from official_files import ABSOLUTE_MICRO, official_file, official_state
     ],
 )  # fmt: skip
 def test_recognition(keys, prefix, layout):
-    assert find_prefix(keys) == prefix
-    assert layout_of(dict.fromkeys(keys)) == layout
+    assert recognise(keys) == (None if layout is None else (prefix, layout))
 
 
 def test_two_backbones_raise():
     keys = ['teacher.patch_embed.proj.weight', 'student.patch_embed.proj.weight']
     with pytest.raises(ValueError, match=r'under teacher\., student\.'):
-        find_prefix(keys)
+        recognise(keys)
 
 
 @pytest.mark.parametrize('name', ARCHS)

@@ -60,6 +60,11 @@ def test_the_wheel_is_the_package_and_what_mim_wants(tmp_path):
     # The same by way of an sdist, whose tree has no links.
     sdist = wheels.build(CHECKOUT, tmp_path / 'sdist', 'sdist')
     tree = wheels.unpack(sdist, tmp_path / 'tree')
+    # Its Makefile can do what it says: the documentation and the tests.
+    shipped = files_of('docs', '*.md', '*.py', 'images/*.png')
+    shipped |= files_of('tests', '*.py', 'data/*.npz')
+    assert {'docs/images/offsets.png', 'tests/data/golden.npz'} <= shipped
+    assert [name for name in sorted(shipped) if not (tree / name).is_file()] == []
     again = wheels.build(tree, tmp_path / 'again', 'bdist_wheel')
     assert names_in(again) == expected
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 from looking_helpers import ARCH, ROOT, open_image, small_lit, write_noise
 from mmlit.reading import read
@@ -20,11 +21,11 @@ import visualize_pictures as pictures  # isort: skip
 CONFIGS = ROOT / 'configs'
 
 
-def detection_config(folder):
-    """A detector's config with the small LIT, whose images become 128 x 77."""
-    path = folder / 'detector.py'
+def write_config(folder, base='detection/mask-rcnn_lit-ti_fpn_shapes.py'):
+    """A config with the small LIT, whose images become 128 x 77."""
+    path = folder / 'config.py'
     path.write_text(
-        f'_base_ = {str(CONFIGS / "detection/mask-rcnn_lit-ti_fpn_shapes.py")!r}\n'
+        f'_base_ = {str(CONFIGS / base)!r}\n'
         'model = dict(backbone=dict(arch=dict(_delete_=True, **%r),\n'
         "    init_cfg=dict(_delete_=True, type='Pretrained',\n"
         "        checkpoint='http://no.invalid/a.pth')))\n" % ARCH
@@ -37,7 +38,7 @@ def detection_config(folder):
 
 def test_the_command_draws_and_writes_a_page(tmp_path):
     """Two kinds at a time, each in its own process, from another folder."""
-    config = detection_config(tmp_path)
+    config = write_config(tmp_path)
     images = [
         write_noise(tmp_path / f'{name}.png', seed=i) for i, name in enumerate('ab')
     ]
@@ -63,6 +64,34 @@ def test_the_command_draws_and_writes_a_page(tmp_path):
         assert cv2.imread(str(tmp_path / 'two' / name)).std() > 10
     page = (tmp_path / 'two' / 'index.html').read_text('utf-8')
     assert 'Weights: weights.pth.' in page and '"scale":[1.6,1.6]' in page
+
+
+def test_segmentation_is_drawn(tmp_path, monkeypatch, capsys):
+    """mmseg's preprocessor normalises, and pads to its `size` in training alone."""
+    pytest.importorskip('mmseg', reason='the config is for mmseg')
+    config = write_config(tmp_path, 'segmentation/lit-ti_fpn_fpnhead_shapes.py')
+    image = write_noise(tmp_path / 'a.png')
+    weights = str(tmp_path / 'weights.pth')
+    torch.save(small_lit().state_dict(), weights)
+    args = Namespace(config=config, checkpoint=weights, max_side=None)
+    subject = models.open_subject(Config.fromfile(config), args)
+    assert type(subject.preprocessor).__name__ == 'SegDataPreProcessor'
+    single, _ = subject.read(image)
+    assert single.scale == (1.28, pytest.approx(77 / 60))
+    resized = cv2.resize(cv2.imread(str(image)), (128, 77))[..., ::-1].copy()
+    pixels = torch.from_numpy(resized).permute(2, 0, 1)
+    settings = subject.preprocessor
+    wanted = (pixels - settings.mean) / settings.std
+    torch.testing.assert_close(single.inputs, wanted[None])
+    given = f'--config {config} --checkpoint {weights} --out-dir out --stage 2'
+    words = ['visualize.py', 'offsets', str(image), *given.split()]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', words)
+    visualize.main()
+    assert '1 PNGs are in out' in capsys.readouterr().out
+    assert cv2.imread(str(tmp_path / 'out/a_offsets_stage2.png')).std() > 10
+    page = (tmp_path / 'out' / 'index.html').read_text('utf-8')
+    assert '"scale":[1.28,1.28' in page
 
 
 # --- what the pictures show -------------------------------------------------------

@@ -43,11 +43,6 @@ class Row:
     pytorch: float
 
     @property
-    def passes(self) -> bool:
-        """Whether the outputs are the same but for rounding."""
-        return self.difference <= TOLERANCE
-
-    @property
     def label(self) -> str:
         """The size of the images, in words."""
         batch, _, height, width = self.shape

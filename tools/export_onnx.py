@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 from importlib import metadata
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows, notes, content = work(args, config, progress)
         except (ExportError, CheckError) as error:
             stop(f'{args.out}: {error}')
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pickle.UnpicklingError) as error:
             stop(str(error))
     show(make_table(rows, describe(content, notes)))
     worst = max(rows, key=lambda row: row.difference)

@@ -23,15 +23,17 @@ Pixels are those of the image as the config's pipeline loads it: a photo that EX
 is upright. Images go through the model one by one, so that nothing depends on what else
 there is to do.
 
-What cannot be read is named, with the reason, and left out. The exit status is 0 if all
-went well, 1 if anything was left out or wrong, 130 after an interruption, which keeps
-what was done.
+What cannot be read, or not be done, is named, with the reason, and left out; if the
+model fails on all in the same way, that is said, too. The exit status is 0 if all went
+well, 1 if anything was left out or wrong, 130 after an interruption, which keeps what
+was done.
 """
 
 from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +56,8 @@ from infer_sources import (
 MIN_SCORE = 0.3
 INTERRUPTED = 130  # what shells expect of a process that Ctrl-C ended
 NAMED = 10
-# What is wrong with one image alone: broken, too small for LIT, too large for a GPU.
+# What need not end the others: an image that is broken, too small for LIT, too large
+# for a GPU. A mistake in the config can raise the same, for every image.
 IMAGE_ERRORS = (UnreadableError, ValueError, torch.cuda.OutOfMemoryError)
 
 
@@ -138,6 +141,8 @@ class Run:
         self.screen = Console(stderr=True)
         self.done = 0
         self.failed: list[str] = []
+        # How the model failed: the words, without the figures of an image.
+        self.failures: list[str] = []
         self.interrupted = False
 
     def do_all(self, sources: list[Source]) -> None:
@@ -157,12 +162,18 @@ class Run:
             if source.is_video:
                 self._do_video(source, advance)
             else:
-                self._do_image(source)
-                advance()
+                try:
+                    self._do_image(source)
+                finally:
+                    advance()
             self.done += 1
         except IMAGE_ERRORS as error:
-            self.failed.append(source.path.as_posix())
-            self._say(f'{source.path.as_posix()}: {error}')
+            path, said = source.path.as_posix(), str(error)
+            self.failed.append(path)
+            if not isinstance(error, UnreadableError):
+                self.failures.append(re.sub(r'\d+', '', said))
+                said = f'could not be done: {said}'
+            self._say(f'{path}: {said}')
 
     def _do_image(self, source: Source) -> None:
         image = self.model.read(source.path)
@@ -190,8 +201,13 @@ class Run:
         if self.failed:
             more = f' and {len(self.failed) - NAMED} more' * (len(self.failed) > NAMED)
             self._say(
-                f'{len(self.failed)} of {total} could not be read, or not wholly: '
+                f'{len(self.failed)} of {total} could not be done, or not wholly: '
                 f'{", ".join(self.failed[:NAMED])}{more}'
+            )
+        if 1 < len(self.failures) == total and len(set(self.failures)) == 1:
+            self._say(
+                'The model failed on all of them in the same way: look for the cause '
+                'in the config or the device, not in the images'
             )
         if self.interrupted:
             self._say('interrupted; what was done is kept')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def load_weights(model: nn.Module, lit: LIT, checkpoint: str) -> None:
         file = weights_of(CheckpointLoader.load_checkpoint(checkpoint, 'cpu'))
         own = {k[len(prefix) :]: v for k, v in file.items() if k.startswith(prefix)}
         missing = lit.load_state_dict(own or dict(file), strict=False).missing_keys
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         stop(f'checkpoint {checkpoint}: {error}')
     # Output norms are what a classifier's file lacks.
     missing = [key for key in missing if 'out_norm' not in key]
