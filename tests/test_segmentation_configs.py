@@ -278,8 +278,9 @@ def test_shapes_config():
     assert [len(stage.blocks) for stage in model.backbone.stages] == [3, 4, 6, 3]
     spared, rates = without_decay(model, cfg)
     base = cfg.optim_wrapper.optimizer.lr
-    assert spared == set() and rates == {base, 3 * base}
-    assert len(cfg.model.decode_head.loss_decode.class_weight) == len(cfg.classes)
+    assert spared == set() and rates == {base, 10 * base}
+    entropy, _ = cfg.model.decode_head.loss_decode
+    assert len(entropy.class_weight) == len(cfg.classes)
 
 
 def test_no_config_needs_mmseg_s_own():

@@ -30,8 +30,12 @@ model = dict(
         dropout_ratio=0.0,
         num_classes=num_classes,
         # 0.85 of all pixels are background: left alone, it is all that is learned at
-        # first. Triangles are the rarest.
-        loss_decode=dict(class_weight=[0.25, 1.0, 1.3, 1.0]),
+        # first. Triangles are the rarest, and learned last: the Lovasz loss, which
+        # counts classes alike, sees to them.
+        loss_decode=[
+            dict(type='CrossEntropyLoss', class_weight=[0.25, 1.0, 1.3, 1.0]),
+            dict(type='LovaszLoss', reduction='none'),
+        ],
     ),
 )
 
@@ -53,7 +57,7 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=5,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler'),
@@ -80,12 +84,12 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-4, weight_decay=0.05, fused=True),
+    optimizer=dict(lr=1e-4, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=2.0),
     # Neck and head bear a higher rate than LIT, which learns more slowly with twice its
     # own: 0.42 mIoU after two epochs instead of 0.52.
     paramwise_cfg=dict(
-        custom_keys={'neck': dict(lr_mult=3.0), 'decode_head': dict(lr_mult=3.0)}
+        custom_keys={'neck': dict(lr_mult=10.0), 'decode_head': dict(lr_mult=10.0)}
     ),
 )
 # The same start and the same batches each time.
