@@ -125,6 +125,9 @@ def test_training_of_ade_config(method, letter):
             4 if letter == 'ti' else sum(ARCHS[ARCH_OF[letter]].depths[2:])
         )
         assert spared == backbone | tables
+        # What the parent says: the norms of the heads are decayed.
+        assert norms_of(model.decode_head)
+        assert "not on LIT's norms" in (CONFIGS / 'lit_upernet.py').read_text()
 
     length = {'80k': 80_000, '160k': 160_000}[SCHEDULE[method]]
     assert cfg.train_cfg.type == 'IterBasedTrainLoop'
