@@ -2,6 +2,7 @@
 
 from typing import Union
 
+import torch
 import torch.distributed as dist
 from mmengine.registry import MODELS
 from torch import nn
@@ -38,4 +39,8 @@ def _on_several_gpus() -> bool:
     if not (dist.is_available() and dist.is_initialized()):
         return False
     # 'nccl', or 'cpu:gloo,cuda:nccl' for a group that serves both.
-    return 'nccl' in dist.get_backend()
+    backend = dist.get_backend()
+    if backend == 'undefined':  # `init_process_group()` chose for each kind of device.
+        # Some versions of torch list NCCL where there is no GPU, too.
+        backend = dist.get_backend_config() if torch.cuda.is_available() else ''
+    return 'nccl' in backend

@@ -230,6 +230,31 @@ def test_the_last_class_may_be_missing(spoil):
     ) == ['star']
 
 
+@pytest.mark.parametrize('at', [0, 2])
+def test_a_misspelt_class(spoil, at):
+    classes = ['circle', 'triangle', 'ring']
+    right, classes[at] = classes[at], 'rnig'
+    kinds = found(spoil(lambda content: None, metainfo=dict(classes=classes)))
+    said = (
+        f'the json has {right}, which metainfo lacks, and metainfo has rnig, which the '
+        'json lacks: a misspelt name?'
+    )
+    assert ('error', said) in kinds
+    lost = [f'{right}: 2 annotations are not used']
+    assert lost in kinds.values() and ['rnig'] in kinds.values()
+
+
+def test_many_misspelt_classes_are_counted(spoil):
+    def change(content):
+        content['categories'] += [dict(id=i, name=f'name {i}') for i in range(20, 27)]
+
+    metainfo = dict(classes=('circle', 'triangle', 'rnig'))
+    kinds = found(spoil(change, metainfo=metainfo))
+    (text,) = (text for level, text in kinds if level == 'error')
+    listed = ', '.join(['ring', *(f'name {i}' for i in range(20, 24))])
+    assert text.startswith(f'the json has {listed} and 3 more, which metainfo lacks')
+
+
 def test_a_class_without_an_annotation(spoil):
     def change(content):
         content['categories'].append(dict(id=5, name='star'))
@@ -282,6 +307,28 @@ def test_nothing_left_by_the_filter(spoil):
 def test_no_folder(spoil):
     config = spoil(lambda content: None, data_prefix=dict(img='photos/'))
     only(config, 'error', 'image folder', 'photos', 'data_prefix.img')
+
+
+def test_whole_paths_in_the_json(spoil, tmp_path):
+    def change(content):
+        for image in content['images']:
+            image['file_name'] = str(tmp_path / 'images' / image['file_name'])
+
+    files = dict(ann_file=str(tmp_path / 'all.json'), data_prefix=dict(img=''))
+    config = spoil(change, data_root=None, **files)
+    assert found(config) == {}
+    (tmp_path / 'images' / '1.jpg').unlink()
+    (tmp_path / 'images' / '2.jpg').write_bytes(b'no jpeg')
+    kinds = found(config)
+    missing = str(tmp_path / 'images' / '1.jpg')
+    assert kinds.pop(('error', 'image does not exist')) == [missing]
+    assert list(kinds) == [('error', 'image cannot be read')]
+
+
+def test_a_prefix_of_another_kind_of_data_set(spoil):
+    """Segmentation's `img_path`: mmdet asks for `img`."""
+    kinds = found(spoil(lambda content: None, data_prefix=dict(img_path='images/')))
+    assert ('error', 'image folder None does not exist (data_prefix.img)') in kinds
 
 
 def test_files_that_are_missing_broken_or_of_another_size(spoil, tmp_path):

@@ -99,6 +99,17 @@ def test_a_misspelt_argument(tmp_path):
     only(config, 'error', 'cannot be built', 'an_file')
 
 
+def test_a_constructor_that_says_nothing(tmp_path):
+    """mmseg's PascalContext asserts that the folder is there, and no more."""
+    config = masks_config(
+        *(tmp_path,), type='PascalContextDataset', ann_file='val.txt', metainfo=None
+    )
+    only(
+        *(config, 'error', 'cannot be built: AssertionError: no more is said'),
+        *(f'data_root={str(tmp_path)!r}', "'img_path': 'images'", "ann_file='val.txt'"),
+    )
+
+
 def test_files_behind_a_backend(tmp_path):
     write_coco(tmp_path)
     config = coco_config(tmp_path, backend_args=dict(backend='petrel'))

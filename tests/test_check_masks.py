@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
+from mmengine.config import Config
+from mmengine.structures import PixelData
 from PIL import Image
 
 from tiny_data import CLASSES, check, found, masks_config, only, write_image
@@ -133,7 +136,64 @@ def test_another_ignored_id(tmp_path):
     config = masks_config(tmp_path, reduce_zero_label=False)
     only(config, 'error', BEYOND)
     config.train_dataloader.dataset.ignore_index = 7
+    # The data set's own word alone is nothing to mmseg.
+    config.model = dict(
+        data_preprocessor=dict(type='SegDataPreProcessor'),
+        decode_head=dict(num_classes=3, ignore_index=7),
+        auxiliary_head=[dict(num_classes=3), dict(num_classes=3, ignore_index=None)],
+    )
+    assert {(level, text.partition(',')[0]) for level, text in found(config)} == {
+        ('error', 'model.auxiliary_head[0].ignore_index=255'),
+        ('error', 'model.data_preprocessor.seg_pad_val=255'),
+    }
+    config.model.auxiliary_head[0].ignore_index = 7
+    config.model.data_preprocessor.seg_pad_val = 7
     assert found(config) == {}
+    config.train_dataloader.dataset.ignore_index = 255
+    assert len([text for _, text in found(config) if 'ignore_index=7' in text]) == 2
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_the_metric_ignores_another_id(tmp_path, several):
+    write_masks(tmp_path, ids=(0, 1, 2, 7))
+    data = masks_config(tmp_path, reduce_zero_label=False, ignore_index=7)
+    # Which id the heads ignore does not matter where nothing is trained.
+    config = Config(
+        dict(
+            default_scope='mmseg',
+            model=dict(decode_head=dict(num_classes=3)),
+            val_dataloader=data.train_dataloader,
+            val_evaluator=dict(type='IoUMetric'),
+        )
+    )
+    if several:
+        config.val_evaluator = [dict(type='DepthMetric'), config.val_evaluator]
+    only(config, 'error', 'val_evaluator.ignore_index=255', 'ignore_index=7')
+    metric = config.val_evaluator[1] if several else config.val_evaluator
+    metric.ignore_index = 7
+    assert found(config) == {}
+
+
+def test_mmseg_s_loss_goes_by_the_head_s_id():
+    """Why that is an error."""
+    from mmseg.models import FCNHead
+    from mmseg.structures import SegDataSample
+
+    options = dict(in_channels=4, channels=4, num_classes=3)
+    mask = PixelData(data=torch.full((1, 8, 8), 7))
+    truth = [SegDataSample(gt_sem_seg=mask)]
+    logits = torch.zeros(1, 3, 8, 8)
+    losses = FCNHead(**options, ignore_index=7).loss_by_feat(logits, truth)
+    assert losses['loss_ce'] == 0
+    with pytest.raises(IndexError, match='Target 7 is out of bounds'):
+        FCNHead(**options).loss_by_feat(logits, truth)
+
+
+def test_the_whole_split_is_checked(tmp_path):
+    """What tools/README.md says of `indices`."""
+    write_masks(tmp_path)
+    (tmp_path / 'masks' / 'b.png').unlink()
+    only(masks_config(tmp_path, indices=1), 'error', 'mask does not exist')
 
 
 @pytest.mark.parametrize('reduce', [False, True])

@@ -189,11 +189,14 @@ def test_demo_trains_once_evaluates_and_draws(calls, arguments, tmp_path, capsys
     demo.main(arguments)
     work = tmp_path / 'work'
     assert [command[0] for command in calls] == ['tools/train.py', 'tools/test.py']
+    assert '--check-data' in calls[0]
     assert '--resume' not in calls[0]
     assert '--cfg-options' not in calls[0]
     assert calls[1][2] == str(work / 'epoch_4.pth')
     said = capsys.readouterr().out
+    assert demo.DETECTION.duration != demo.SEGMENTATION.duration
     for expected in (
+        f'Training: 4 epochs ({demo.DETECTION.duration})',
         'a device',
         'predictions.png',
         'curves.png',
@@ -216,8 +219,11 @@ def test_demo_of_segmentation(calls, arguments, tmp_path, capsys):
     demo.main(arguments)
     work = tmp_path / 'work'
     assert [command[0] for command in calls] == ['tools/train.py', 'tools/test.py']
+    assert '--check-data' in calls[0]
     assert calls[1][-2:] == ['--out', str(work / 'label_maps')]
-    assert 'mIoU 0.650: the goal of 0.60 is reached' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'mIoU 0.650: the goal of 0.60 is reached' in said
+    assert f'Training: 4 epochs ({demo.SEGMENTATION.duration})' in said
     for name in ('predictions.png', 'curves.png'):
         assert cv2.imread(str(work / name)).std() > 10
     with pytest.raises(SystemExit, match='mIoU 0.650: below the goal of 0.66'):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope
+from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
 from mmlit import LIT
@@ -195,6 +195,32 @@ def test_retinanet_of_the_configs(name):
     assert {key for key, g in decayed.items() if g['lr'] == lr} == {
         key for key in decayed if not key.startswith('backbone.')
     }
+
+
+@pytest.mark.parametrize('eta_min', [None, 0])
+def test_a_schedule_that_ends_above_the_rate_of_early_layers(eta_min):
+    """Why the documentation wants `eta_min=0`: that of Semantic FPN raises them."""
+    path = CONFIGS.parent / 'segmentation' / 'lit_fpn_fpnhead.py'
+    (schedule,) = Config.fromfile(path).param_scheduler
+    schedule.end = 10
+    if eta_min is not None:
+        schedule.eta_min = eta_min
+    adamw = dict(type='AdamW', lr=1e-4)
+    optimizer = optim_wrapper(lit('tiny'), adamw, decay_rate=0.7).optimizer
+    scheduler = PARAM_SCHEDULERS.build(dict(schedule, optimizer=optimizer))
+    slowest = min(optimizer.param_groups, key=lambda group: group['lr'])
+    start = slowest['lr']
+    for _ in range(10):
+        optimizer.step()
+        scheduler.step()
+    assert (slowest['lr'] > start) == (eta_min is None)
+
+
+@pytest.mark.parametrize('name', ['README', 'docs/using_lit', 'docs/custom_data'])
+def test_the_end_of_the_schedule_is_spoken_of(name):
+    text = (CONFIGS.parents[1] / f'{name}.md').read_text()
+    said, named = text.partition('LITLayerDecayOptimWrapperConstructor')[::2]
+    assert '`eta_min=0`' in said[-400:] + named[:400]
 
 
 def test_a_segmentor_in_its_own_scope():

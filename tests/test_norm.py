@@ -24,6 +24,13 @@ def group(monkeypatch, backend):
     monkeypatch.setattr(dist, 'get_backend', lambda: backend)
 
 
+def undefined_group(monkeypatch, config, gpu):
+    """The same, of `init_process_group()` without a backend."""
+    group(monkeypatch, 'undefined')
+    monkeypatch.setattr(dist, 'get_backend_config', lambda: config)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+
+
 def test_alone_it_is_bn():
     name, norm = build_norm_layer(CFG, 8, postfix=1)
     assert type(norm) is nn.BatchNorm2d
@@ -47,6 +54,30 @@ def test_the_process_group_decides(monkeypatch, backend, kind):
     assert type(norm) is kind
     assert name == 'bn'
     assert (norm.num_features, norm.eps, norm.momentum) == (8, 1e-3, 0.2)
+
+
+@pytest.mark.parametrize(
+    ('config', 'gpu', 'kind'),
+    [
+        ('cuda:nccl', True, nn.SyncBatchNorm),
+        ('cpu:gloo,cuda:nccl', True, nn.SyncBatchNorm),
+        ('cpu:gloo,cuda:nccl', False, nn.BatchNorm2d),
+        ('cpu:gloo', False, nn.BatchNorm2d),
+    ],
+)
+def test_a_process_group_of_no_named_backend(monkeypatch, config, gpu, kind):
+    undefined_group(monkeypatch, config, gpu)
+    assert type(SyncBNOnGPU(8)) is kind
+
+
+def test_torch_names_no_backend_that_it_chose_itself(tmp_path):
+    """Why the configuration is read: once this fails, the name would do."""
+    dist.init_process_group(init_method=f'file://{tmp_path}/meet', rank=0, world_size=1)
+    try:
+        assert dist.get_backend() == 'undefined'
+        assert 'gloo' in dist.get_backend_config() or torch.cuda.is_available()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_frozen_where_the_config_says_so():

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.structures import PixelData
@@ -21,8 +22,10 @@ from config_helpers import (
     norms_of,
     without_decay,
 )
+from docs_helpers import blocks
 from mmlit import LIT
 from mmlit.archs import ARCHS
+from this_stack import only_on
 
 pytest.importorskip('mmseg', reason='the segmentation configs are for mmseg')
 
@@ -122,6 +125,9 @@ def test_training_of_ade_config(method, letter):
             4 if letter == 'ti' else sum(ARCHS[ARCH_OF[letter]].depths[2:])
         )
         assert spared == backbone | tables
+        # What the parent says: the norms of the heads are decayed.
+        assert norms_of(model.decode_head)
+        assert "not on LIT's norms" in (CONFIGS / 'lit_upernet.py').read_text()
 
     length = {'80k': 80_000, '160k': 160_000}[SCHEDULE[method]]
     assert cfg.train_cfg.type == 'IterBasedTrainLoop'
@@ -287,6 +293,29 @@ def test_no_config_needs_mmseg_s_own():
     """`mmseg::` bases do not load in the stack's continuation."""
     for path in CONFIGS.glob('*.py'):
         assert '::' not in path.read_text(), path.name
+
+
+@only_on('openmmlab', '`mmseg::` bases do not load in its continuation')
+def test_the_documentation_mends_a_stock_config(tmp_path):
+    """It has to: LIT takes no `pretrained`, and the rate ends where AdamW starts."""
+    (block,) = (b for b in blocks('docs/using_lit.md') if 'mmseg::' in b.remark)
+    path = tmp_path / 'config.py'
+
+    def read(text):
+        path.write_text(f'_base_ = {block.remark_of("config on")!r}\n{text}')
+        return Config.fromfile(path)
+
+    unmended, _, _ = block.text.partition('param_scheduler')
+    cfg = read(unmended.replace('pretrained=None,', ''))
+    lr = cfg.optim_wrapper.optimizer.lr
+    assert cfg.param_scheduler[-1].eta_min == lr
+    with pytest.raises(TypeError, match="'pretrained'"):
+        build(cfg)
+
+    cfg = read(block.text)
+    assert type(build(cfg).backbone) is LIT
+    (schedule,) = cfg.param_scheduler
+    assert schedule.end == cfg.train_cfg.max_iters and schedule.eta_min < lr / 50
 
 
 def test_every_config_is_tested_here():

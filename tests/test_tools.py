@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -64,6 +65,26 @@ def stopped(capsys, module, *arguments):
     assert isinstance(stop.value.code, str), capsys.readouterr().err
     assert '\n' not in stop.value.code
     return stop.value.code
+
+
+@pytest.mark.parametrize(('name', 'lacking'), [('train', set()), ('test', {'--tta'})])
+@pytest.mark.parametrize('package', ['mmdet', 'mmseg'])
+def test_options_are_those_of(package, name, lacking):
+    theirs = Path(pytest.importorskip(package).__file__).parent / '.mim' / 'tools'
+    ours = options_in(TOOLS / f'{name}.py') | options_in(TOOLS / 'common.py')
+    assert options_in(theirs / f'{name}.py') - ours == lacking
+
+
+def options_in(path):
+    """The options that a tool's source adds to its parser."""
+    added = re.findall(r'add_argument\(([^)]+)', path.read_text())
+    return {name for text in added for name in re.findall(r"'(--[\w-]+)'", text)}
+
+
+def test_the_option_that_test_py_lacks_is_said():
+    for path in ('README.md', 'docs/get_started.md', 'tools/test.py'):
+        text = ' '.join((TOOLS.parent / path).read_text().split())
+        assert 'all but `--tta`' in text, path
 
 
 # --- messages ---------------------------------------------------------------------

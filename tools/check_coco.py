@@ -36,6 +36,7 @@ LISTS = dict(
     ),
     categories=dict(id=is_id, name=is_text),
 )
+NAMES_NAMED = 5  # of categories or classes, in one line
 
 
 def check_coco(dataset, with_masks: bool, findings: Findings, workers: int) -> None:
@@ -146,12 +147,19 @@ def _check_classes(
     used = [entry for entry in categories if entry['name'] in classes]
     names = [entry['name'] for entry in used]
     if not names:
-        found = ', '.join(entry['name'] for entry in categories[:5]) or 'none at all'
+        found = _spell_names([entry['name'] for entry in categories]) or 'none at all'
         findings.error(
             f'no category of the json ({found}) is among the {len(classes)} classes '
-            f'in metainfo ({", ".join(map(str, classes[:5]))})'
+            f'in metainfo ({_spell_names(classes)})'
         )
         return
+    spare = [entry['name'] for entry in categories if entry not in used]
+    missing = [str(name) for name in classes if name not in names]
+    if spare and missing:
+        findings.error(
+            f'the json has {_spell_names(spare)}, which metainfo lacks, and metainfo '
+            f'has {_spell_names(missing)}, which the json lacks: a misspelt name?'
+        )
     for entry in categories:
         if entry not in used:
             lost = per_category[entry['id']]
@@ -173,6 +181,12 @@ def _check_classes(
             findings.warn('class that is not in the json', str(name))
         elif not per_category[ids[name]]:
             findings.warn('class without an annotation', str(name))
+
+
+def _spell_names(names: list) -> str:
+    more = len(names) - NAMES_NAMED
+    said = ', '.join(map(str, names[:NAMES_NAMED]))
+    return said + (f' and {more} more' if more > 0 else '')
 
 
 def _check_filter(dataset, findings: Findings) -> None:
@@ -204,10 +218,13 @@ def _check_filter(dataset, findings: Findings) -> None:
 
 def _check_files(dataset, images: list, findings: Findings, workers: int) -> None:
     """Are the image files there, and of the size that the json gives?"""
-    folder = dataset.data_prefix.get('img', '')
-    if not os.path.isdir(folder):
+    folder = dataset.data_prefix.get('img')
+    # With '' the names in the json are whole paths, or seen from the working directory.
+    if folder != '' and not (folder and os.path.isdir(folder)):
         findings.error(f'image folder {folder!r} does not exist (data_prefix.img)')
         return
+
+    where = f' in {folder}' if folder else ''
 
     def look(image: dict):
         try:
@@ -218,9 +235,9 @@ def _check_files(dataset, images: list, findings: Findings, workers: int) -> Non
     for image, size in look_at_all(look, images, 'images', workers):
         name, wanted = image['file_name'], (image['width'], image['height'])
         if isinstance(size, FileNotFoundError):
-            findings.error(f'image does not exist in {folder}', name)
+            findings.error(f'image does not exist{where}', name)
         elif isinstance(size, Exception):
-            findings.error(f'image in {folder} cannot be read', f'{name}: {size}')
+            findings.error(f'image{where} cannot be read', f'{name}: {size}')
         elif size != wanted:
             findings.error(
                 'image of another size than in the json',

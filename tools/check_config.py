@@ -8,17 +8,23 @@ from mmengine.config import Config
 
 from check_findings import Findings
 
+IGNORED = 255  # by mmseg's heads, metric and padding, where the config says nothing
 
-def check_config(dataset, part: dict, config: Config, findings: Findings) -> None:
-    """Compares a data set with the model and with its own pipeline.
+
+def check_config(
+    dataset, part: dict, config: Config, findings: Findings, training: bool
+) -> None:
+    """Compares a data set with the model, the metric and its own pipeline.
 
     Args:
         dataset: Built, its list not needed.
         part: Its config, which has the pipeline.
-        config: The whole config, for its model.
+        config: The whole config, for its model and metric.
         findings: Takes the findings.
+        training: Whether the model is trained on it; else it is evaluated on it.
     """
     _check_heads(dataset, config, findings)
+    _check_ignored(dataset, config, findings, training)
     _check_zero_label(dataset, part, findings)
     _check_crop(part, config, findings)
 
@@ -34,25 +40,59 @@ def _check_heads(dataset, config: Config, findings: Findings) -> None:
             f'be a class: a single class is written with a comma, ({classes!r},)'
         )
         return
-    for path, count in _class_counts(config.get('model') or {}, 'model'):
-        said = f'{path}={count}, and the data set has {len(classes)} classes'
+    for path, head in _heads(config.get('model') or {}, 'model'):
+        count = head['num_classes']
+        said = (
+            f'{path}.num_classes={count}, and the data set has {len(classes)} classes'
+        )
         if count < len(classes):
             findings.error(f'{said}: its labels would be out of bounds')
         elif count > len(classes):
             findings.warn(f'{said} (metainfo)')
 
 
-def _class_counts(node, path: str) -> Iterator[tuple[str, int]]:
-    """The `num_classes` of all heads inside of a model's config."""
+def _heads(node, path: str) -> Iterator[tuple[str, dict]]:
+    """All heads inside of a model's config, by where they are."""
     if isinstance(node, (list, tuple)):
         for number, child in enumerate(node):
-            yield from _class_counts(child, f'{path}[{number}]')
+            yield from _heads(child, f'{path}[{number}]')
     elif isinstance(node, dict):
+        if 'head' in path and isinstance(node.get('num_classes'), int):
+            yield path, node
         for key, child in node.items():
-            if key == 'num_classes' and 'head' in path and isinstance(child, int):
-                yield f'{path}.num_classes', child
-            else:
-                yield from _class_counts(child, f'{path}.{key}')
+            yield from _heads(child, f'{path}.{key}')
+
+
+def _check_ignored(dataset, config: Config, findings: Findings, training: bool) -> None:
+    """Do loss, padding and metric ignore the id that the data set ignores?
+
+    mmseg's data sets keep theirs to themselves: each place needs its own.
+    """
+    wanted = getattr(dataset, 'ignore_index', None)
+    ignored = _ignored_in_training(config) if training else _ignored_by_metric(config)
+    for said, index in ignored if wanted is not None else ():
+        # `None`: the head's loss ignores nothing by id, as its config wants.
+        if index not in (None, wanted):
+            findings.error(
+                f'{said}={index}, and the data set has ignore_index={wanted}: mmseg '
+                'does not hand that on, so say the same in both'
+            )
+
+
+def _ignored_in_training(config: Config) -> Iterator[tuple[str, int | None]]:
+    model = config.get('model') or {}
+    for path, head in _heads(model, 'model'):
+        yield f'{path}.ignore_index', head.get('ignore_index', IGNORED)
+    if preprocessor := model.get('data_preprocessor'):
+        padding = preprocessor.get('seg_pad_val', IGNORED)
+        yield 'model.data_preprocessor.seg_pad_val', padding
+
+
+def _ignored_by_metric(config: Config) -> Iterator[tuple[str, int | None]]:
+    metrics = config.get('val_evaluator') or ()
+    for metric in [metrics] if isinstance(metrics, dict) else metrics:
+        if metric.get('type') == 'IoUMetric':
+            yield 'val_evaluator.ignore_index', metric.get('ignore_index', IGNORED)
 
 
 def _check_zero_label(dataset, part: dict, findings: Findings) -> None:

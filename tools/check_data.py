@@ -91,7 +91,7 @@ def check_data(
         for number, part in enumerate(parts, start=1):
             of = f' {number} of {len(parts)}' if len(parts) > 1 else ''
             findings = Findings(f'{title}{of} ({_spell_type(part)})', shown)
-            _check_part(part, config, findings, workers)
+            _check_part(part, config, findings, workers, key == 'train_dataloader')
             reports.append(findings)
     if not reports:
         stop(f'the config has neither {" nor ".join(LOADERS)}: nothing to check')
@@ -108,15 +108,18 @@ def unwrap(dataset: dict) -> Iterator[dict]:
         yield from unwrap(part)
 
 
-def _check_part(part: dict, config: Config, findings: Findings, workers: int) -> None:
+def _check_part(
+    part: dict, config: Config, findings: Findings, workers: int, training: bool
+) -> None:
     """Builds one data set and runs the checks that fit its type."""
     try:
         dataset = _build(part, config.get('default_scope'))
     except Exception as error:
-        # A data set's constructor may raise anything; mmdet and mmseg say why.
-        findings.error(f'it cannot be built: {type(error).__name__}: {error}')
+        # A data set's constructor may raise anything; mmdet and mmseg mostly say why.
+        said = str(error) or f'no more is said; {_spell_place(part)}'
+        findings.error(f'it cannot be built: {type(error).__name__}: {said}')
         return
-    check_config(dataset, part, config, findings)
+    check_config(dataset, part, config, findings, training)
     backend = getattr(dataset, 'backend_args', None) or {}
     kind = _known_kind(dataset)
     if kind and backend.get('backend', 'local') == 'local':
@@ -184,6 +187,12 @@ def _loads_masks(part: dict) -> bool:
 def _spell_type(part: dict) -> str:
     kind = part.get('type')
     return kind if isinstance(kind, str) else getattr(kind, '__name__', repr(kind))
+
+
+def _spell_place(part: dict) -> str:
+    """Where a data set's config has its files."""
+    keys = ('data_root', 'data_prefix', 'ann_file')
+    return ', '.join(f'{key}={part[key]!r}' for key in keys if key in part)
 
 
 def positive(text: str) -> int:

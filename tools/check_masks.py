@@ -35,7 +35,8 @@ def check_masks(dataset, findings: Findings, workers: int) -> None:
     """Checks a `BaseSegDataset` that has not loaded its list yet.
 
     Args:
-        dataset: Built with `lazy_init=True`.
+        dataset: Built with `lazy_init=True`. Its `ignore_index` is taken for what loss
+            and metric ignore, which `check_config` looks after.
         findings: Takes the findings.
         workers: Threads that read files.
     """

@@ -83,8 +83,7 @@ def run_demo(
         except (ValueError, OSError) as error:
             raise DemoError(error) from error
         print(f'The data is in {data}')
-    duration = '10 to 20 minutes on two CPU cores, less on a GPU'
-    with _step(3, f'Training: {epochs} epochs ({duration})'):
+    with _step(3, f'Training: {epochs} epochs ({task.duration})'):
         checkpoint = train(args, config, epochs, environment)
     with _step(4, f'Evaluation on {shapes.val} images (under a minute)'):
         metrics = evaluate(args, task, checkpoint, environment)

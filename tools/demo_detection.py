@@ -103,6 +103,7 @@ DETECTION = Task(
     perfect=1,
     axis='COCO AP, IoU 0.50 to 0.95 (0 to 1)',
     goal=0.4,
+    duration='10 to 20 minutes on two CPU cores, less on a GPU',
     results='results.pkl',
     test_options=('test_evaluator.classwise=True',),
     read=read,

@@ -21,6 +21,8 @@ class Task:
     axis: str
     # What every figure should reach, from 0 to 1.
     goal: float
+    # How long its config trains, for people who wait.
+    duration: str
     # What `tools/test.py --out` writes, by its name, and further settings for it.
     results: str
     test_options: tuple[str, ...]

@@ -3,7 +3,7 @@
 
     python tools/test.py CONFIG CHECKPOINT [--out FILE.pkl] [--show-dir DIR]
 
-The options are those of mmdet's and mmseg's own `tools/test.py`.
+The options are those of mmdet's and mmseg's own `tools/test.py`, all but `--tta`.
 """
 
 import argparse

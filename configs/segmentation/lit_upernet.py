@@ -1,9 +1,9 @@
 """Parent of the UPerNet configs: what all archs share. Not to be trained itself.
 
 An extrapolation: the authors published no UPerNet. The heads and the schedule are those
-that mmseg uses for Swin: AdamW 6e-5, weight decay 0.01 but not on norms and position
-tables, 160k iterations, batch 16 in total (8 GPUs x 2), 512x512, warm-up of 1500
-iterations, then linear decay to 0. Nobody has run it to the end yet.
+that mmseg uses for Swin: AdamW 6e-5, weight decay 0.01 but not on LIT's norms and
+position tables, 160k iterations, batch 16 in total (8 GPUs x 2), 512x512, warm-up of
+1500 iterations, then linear decay to 0. Nobody has run it to the end yet.
 """
 
 _base_ = 'lit_ade20k.py'
