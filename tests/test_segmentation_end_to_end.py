@@ -47,8 +47,8 @@ def ade_options(root):
     ('name', 'tools'),
     [
         ('lit-ti_fpn_fpnhead_8xb2-80k_ade20k-512x512', 'mmseg'),
-        ('lit-s_fpn_fpnhead_8xb2-80k_ade20k-512x512', 'mmlit'),
-        ('lit-s_upernet_8xb2-160k_ade20k-512x512', 'mmseg'),
+        ('lit-s_fpn_fpnhead_8xb2-80k_ade20k-512x512', 'mmseg'),
+        ('lit-s_upernet_8xb2-160k_ade20k-512x512', 'mmlit'),
     ],
 )
 def test_tools_on_the_layout_of_ade20k(tmp_path, data_root, name, tools):
@@ -90,8 +90,10 @@ def test_own_tools_on_shapes(tmp_path):
         *(f'{s}_dataloader.dataset.data_root={data}/' for s in SPLITS),
     ]
     # The data is not there yet.
-    train = (ROOT / 'tools' / 'train.py', SHAPES)
-    finish(start(*train, *options, 'train_cfg.max_epochs=1', cwd=tmp_path))
+    train = (ROOT / 'tools' / 'train.py', SHAPES, '--check-data')
+    said = finish(start(*train, *options, 'train_cfg.max_epochs=1', cwd=tmp_path))
+    for checked in ('training data (BaseSegDataset): 4', 'validation data'):
+        assert checked in said
     run(*train, '--resume', *options, 'train_cfg.max_epochs=2', cwd=tmp_path)
     work_dir = tmp_path / 'work_dirs' / SHAPES.stem
     check_continued(work_dir / 'epoch_1.pth', work_dir / 'epoch_2.pth', steps=2)
