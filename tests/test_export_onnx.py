@@ -35,11 +35,19 @@ from mmlit.deform_conv import deformable_merge  # noqa: E402
 SIZES = ('--size', 64, 96, '--size', 75, 130, '--size', 32, 45)
 FAST = ('--repeat', 1)
 TOLERANCE = 1e-4
+LEVELS = [f'level{i}' for i in range(4)]
+PYRAMIDS = [f'pyramid{i}' for i in range(5)]
+HEADS = [f'{kind}{i}' for kind in ('cls_score', 'bbox_pred') for i in range(5)]
 
 
 def execute(*arguments, cwd):
     command = [sys.executable, str(TOOL), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)
+
+
+def export(*arguments):
+    """The tool without a process of its own."""
+    export_onnx.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope='module')
@@ -59,17 +67,22 @@ def retinanet(folder):
 
 @pytest.fixture(scope='module')
 def semantic_fpn(folder):
-    """Semantic FPN with LIT-S by GridSample, in the oldest operators."""
-    model = write_checkpoint(folder / 'seg.pth', SEMANTIC_FPN)
+    """Semantic FPN with a small LIT by GridSample, in the oldest operators."""
+    config = write_mini(folder / 'seg.py', SEMANTIC_FPN, 'relative')
+    model = write_checkpoint(folder / 'seg.pth', config)
     out = folder / 'seg.onnx'
-    how = ('--dtm', 'grid-sample')
-    done = execute(SEMANTIC_FPN, 'seg.pth', out, *how, *SIZES, *FAST, cwd=folder)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out, model, done.stdout
+    export(config, folder / 'seg.pth', out, '--dtm', 'grid-sample', *SIZES, *FAST)
+    return out, model
 
 
 def in_row(outputs):
     return [level for levels in outputs for level in levels]
+
+
+def largest_offset(model, image):
+    """Of the first token merging, in tokens."""
+    x = model.backbone.stages[0](image).permute(0, 3, 1, 2)
+    return model.backbone.stages[1].enter.dconv.conv_offset(x).abs().max()
 
 
 # --- files ------------------------------------------------------------------------
@@ -82,17 +95,15 @@ def test_retinanet_at_any_size(retinanet, shape):
     with torch.no_grad():
         wanted = in_row(model(image, mode='tensor'))
         # Offsets that move samples by tokens: without them DTM were a convolution.
-        x = model.backbone.stages[0](image).permute(0, 3, 1, 2)
-        assert model.backbone.stages[1].enter.dconv.conv_offset(x).abs().max() > 1
+        assert largest_offset(model, image) > 1
     found = run_file(file, image)
-    kinds = ('cls_score', 'bbox_pred')
-    assert list(found) == [f'{kind}{i}' for kind in kinds for i in range(5)]
+    assert list(found) == HEADS
     assert worst_difference(found.values(), wanted) <= TOLERANCE
 
 
 @pytest.mark.parametrize('shape', [(1, 3, 101, 64), (3, 3, 128, 96)])
 def test_semantic_fpn_at_any_size(semantic_fpn, shape):
-    file, model, _ = semantic_fpn
+    file, model = semantic_fpn
     image = torch.randn(shape)
     with torch.no_grad():
         wanted = model(image, mode='tensor')
@@ -155,27 +166,48 @@ def test_check_passes_the_file_and_finds_a_changed_weight(retinanet, folder):
 
 
 @pytest.mark.parametrize(
-    ('part', 'dtm', 'pos_embed', 'names'),
+    ('base', 'part', 'dtm', 'pos_embed', 'names'),
     [
-        ('backbone', 'deform-conv', 'relative', [f'level{i}' for i in range(4)]),
-        ('neck', 'grid-sample', 'absolute', [f'pyramid{i}' for i in range(5)]),
+        (RETINANET, 'backbone', 'deform-conv', 'relative', LEVELS),
+        (RETINANET, 'neck', 'deform-conv', 'absolute', PYRAMIDS),
+        (RETINANET, 'model', 'grid-sample', 'absolute', HEADS),
+        (SEMANTIC_FPN, 'model', 'deform-conv', 'relative', ['logits']),
     ],
+    ids=['backbone', 'neck', 'retinanet-grid-sample', 'semantic-fpn-deform-conv'],
 )
-def test_parts_from_initial_weights(
-    part, dtm, pos_embed, names, tmp_path, monkeypatch, capsys
-):
+def test_parts_and_forms(base, part, dtm, pos_embed, names, tmp_path):
+    config = write_mini(tmp_path / 'mini.py', base, pos_embed)
+    model = write_checkpoint(tmp_path / 'mini.pth', config)
+    out = tmp_path / 'part.onnx'
+    how = ('--part', part, '--dtm', dtm, '--size', 64, 96, '--batch', 1)
+    export(config, tmp_path / 'mini.pth', out, *how, '--opset', 22, *FAST)
+    image = torch.randn(2, 3, 75, 130)
+    with torch.no_grad():
+        wanted = levels = model.backbone(image)
+        if part == 'neck':
+            wanted = model.neck(levels)
+        if part == 'model':
+            wanted = model(image, mode='tensor')
+            wanted = in_row(wanted) if base == RETINANET else [wanted]
+        assert largest_offset(model, image) > 1
+    found = run_file(out, image)
+    assert list(found) == names
+    assert worst_difference(found.values(), wanted) <= TOLERANCE
+    assert onnx.load(out).opset_import[0].version == 22
+
+
+def test_initial_weights_are_said_and_nothing_is_fetched(tmp_path, monkeypatch, capsys):
     def refuse(*args, **kwargs):
         raise AssertionError('the network is not to be used')
 
     monkeypatch.setattr('socket.socket.connect', refuse)
-    config = write_mini(tmp_path / 'mini.py', RETINANET, pos_embed)
+    config = write_mini(tmp_path / 'mini.py', RETINANET, 'absolute')
     assert 'https://' in RETINANET.read_text()  # What is not to be fetched.
     out = tmp_path / 'part.onnx'
-    command = [config, out, '--part', part, '--dtm', dtm, '--opset', 22, *SIZES, *FAST]
-    export_onnx.main(list(map(str, command)))
+    how = ('--part', 'backbone', '--dtm', 'grid-sample', '--size', 64, 64)
+    export(config, out, *how, '--batch', 1, *FAST)
     assert 'initial weights, and nothing is downloaded' in capsys.readouterr().out
-    assert list(run_file(out, torch.randn(1, 3, 64, 64))) == names
-    assert onnx.load(out).opset_import[0].version == 22
+    assert list(run_file(out, torch.randn(1, 3, 64, 64))) == LEVELS
 
 
 # --- refusals -----------------------------------------------------------------------
