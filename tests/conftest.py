@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before anything imports torch, for these processes and the tools they start: tests
@@ -28,15 +29,29 @@ def find_outside(variable: str, name: str) -> Path:
     return root.resolve()
 
 
-@pytest.fixture(autouse=True)
-def scope_of_its_own():
-    """A test does not see the default scope that the one before it has set."""
+@contextmanager
+def default_scope_kept():
+    """What is done within sets no default scope for what comes after it."""
     # mmengine has no way to take one back but its table of them.
     scopes = DefaultScope._instance_dict
     before = dict(scopes)
     yield
     scopes.clear()
     scopes.update(before)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def scope_of_its_module():
+    """Set by a fixture of a whole module, it ends with that."""
+    with default_scope_kept():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def scope_of_its_own():
+    """A test does not see the default scope that the one before it has set."""
+    with default_scope_kept():
+        yield
 
 
 @pytest.fixture(scope='session')
