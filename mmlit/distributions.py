@@ -27,12 +27,12 @@ DISTRIBUTIONS = {
     'mmdet': ('mmdet', 'onedl-mmdetection'),
     'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
 }
-# Those of the maintained continuation.
+# Those of the maintained continuation, of which each has one.
 ONEDL = {
-    'mmengine': 'onedl-mmengine',
-    'mmcv': 'onedl-mmcv',
-    'mmdet': 'onedl-mmdetection',
-    'mmseg': 'onedl-mmsegmentation',
+    name: distribution
+    for name, distributions in DISTRIBUTIONS.items()
+    for distribution in distributions
+    if distribution.startswith('onedl-')
 }
 INSTALL = {
     'torch': 'pip install torch',
