@@ -8,6 +8,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
 from mmengine.utils import import_modules_from_strings
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
@@ -35,6 +36,38 @@ def build(cfg):
     # Configs name weights by URL: nothing here may reach for the network.
     cfg.model.backbone.init_cfg = None
     return import_module(f'{scope}.registry').MODELS.build(cfg.model)
+
+
+def noise(cfg, objects=(3, 2)):
+    """Two noisy 64x64 images for the training of a config's model, so many on each."""
+    if cfg.default_scope == 'mmdet':
+        testing = import_module('mmdet.testing')
+        head = cfg.model.get('roi_head') or cfg.model
+        # Of a cascade, the first head stands for all.
+        boxes = head.bbox_head[0] if 'stage_loss_weights' in head else head.bbox_head
+        return testing.demo_mm_inputs(
+            2,
+            [[3, 64, 64]] * 2,
+            num_items=list(objects),
+            num_classes=min(boxes.num_classes, 10),
+            with_mask='mask_head' in head,
+        )
+    sample = import_module('mmseg.structures').SegDataSample
+    labels = torch.randint(0, cfg.model.decode_head.num_classes, (2, 1, 64, 64))
+    shape = dict(img_shape=(64, 64), ori_shape=(64, 64))
+    return dict(
+        inputs=list(torch.randint(0, 256, (2, 3, 64, 64)).byte()),
+        data_samples=[
+            sample(metainfo=shape, gt_sem_seg=PixelData(data=label)) for label in labels
+        ],
+    )
+
+
+def train_on(model, data, wrapped=None):
+    """One loss and its gradients; `wrapped` is the model in a wrapper, if it is."""
+    data = model.data_preprocessor(data, True)
+    loss, _ = model.parse_losses((wrapped or model)(**data, mode='loss'))
+    loss.backward()
 
 
 def check_metafile(model, cfg, kind, name):

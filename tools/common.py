@@ -146,6 +146,12 @@ def build_runner(config: Config):
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    if 'runner_type' in config:
-        return RUNNERS.build(config)
-    return Runner.from_cfg(config)
+    if config.launcher != 'none':
+        from processes import check_same_start, start_processes
+
+        start_processes(config)
+    build = RUNNERS.build if 'runner_type' in config else Runner.from_cfg
+    runner = build(config)
+    if config.launcher != 'none':
+        check_same_start(config)
+    return runner

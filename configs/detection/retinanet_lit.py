@@ -27,3 +27,6 @@ optim_wrapper = dict(
         }
     ),
 )
+# In several processes each has BatchNorm statistics of its own (token merging holds
+# BatchNorms): averaged before they are evaluated or saved, so that both are the same.
+default_hooks = dict(sync_buffers=dict(type='SyncBuffersHook'))

@@ -44,3 +44,7 @@ optim_wrapper = dict(
         }
     ),
 )
+
+# On several GPUs: the statistics of LIT's BatchNorms differ from process to process.
+# This averages them before they are evaluated or saved.
+default_hooks = dict(sync_buffers=dict(type='SyncBuffersHook'))

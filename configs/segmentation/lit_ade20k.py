@@ -100,6 +100,9 @@ default_hooks = dict(
         save_best='mIoU',
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    # In several processes each has BatchNorm statistics of its own (token merging
+    # holds BatchNorms): averaged before they are evaluated.
+    sync_buffers=dict(type='SyncBuffersHook'),
     visualization=dict(type='SegVisualizationHook'),
 )
 env_cfg = dict(
