@@ -35,7 +35,9 @@ def deformable_merge(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     if tokens.device.type == 'cpu':
         return _merge_gathered(tokens, offsets, weight)
     merge = _mmcv_op if is_compiling() or is_exporting() else _mmcv
-    return merge(tokens.contiguous(), offsets, weight)
+    # Its kernels read memory in order: those of the GPU refuse any other, those of the
+    # CPU do not look.
+    return merge(*(x.contiguous() for x in (tokens, offsets, weight)))
 
 
 def _merge_gathered(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:

@@ -32,12 +32,11 @@ def find_outside(variable: str, name: str) -> Path:
 @contextmanager
 def default_scope_kept():
     """What is done within sets no default scope for what comes after it."""
-    # mmengine has no way to take one back but its table of them.
-    scopes = DefaultScope._instance_dict
-    before = dict(scopes)
+    # mmengine has no way to take one back but its table of them, which it replaces
+    # itself (`overwrite_default_scope`): what is kept is what is in it.
+    before = DefaultScope._instance_dict.copy()
     yield
-    scopes.clear()
-    scopes.update(before)
+    DefaultScope._instance_dict = before
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -6,6 +6,7 @@ from mmcv.ops import deform_conv2d
 
 from mmlit import deform_conv as module
 from mmlit.deform_conv import deformable_merge
+from mmlit.merging import MergeConv2d
 
 
 def mmcv_merge(tokens, offsets, weight):
@@ -29,7 +30,7 @@ def inputs(batch=2, channels=3, height=6, width=9, scale=2.0, dtype=torch.float6
 
 def values_and_gradients(merge, tensors):
     out = merge(*tensors)
-    weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).reshape(out.shape)
+    weight = torch.linspace(-1, 1, out.numel()).reshape(out.shape).to(out)
     return out, *torch.autograd.grad((out * weight).sum(), tensors)
 
 
@@ -43,6 +44,41 @@ def test_gathered_equals_mmcv(size, scale, dtype, tolerance):
     actual = values_and_gradients(deformable_merge, tensors)
     expected = values_and_gradients(mmcv_merge, tensors)
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize('layout', ['contiguous', 'channels last'])
+def test_mmcv_gets_contiguous_tensors(monkeypatch, layout):
+    """Its kernels for GPUs refuse others; a device without numbers stands in for one.
+
+    There a convolution of tokens, (B, H, W, C), gives the strides of channels last.
+    """
+    seen = []
+
+    def merge(tokens, offsets, weight):
+        seen.extend(x.is_contiguous() for x in (tokens, offsets, weight))
+        return mmcv_merge(*(torch.zeros(x.shape) for x in (tokens, offsets, weight)))
+
+    monkeypatch.setattr(module, '_mmcv', merge)
+    layer = MergeConv2d(3, 5).to('meta')
+    if layout == 'channels last':
+        layer = layer.to(memory_format=torch.channels_last)
+    tokens = torch.empty(2, 6, 8, 3, device='meta').permute(0, 3, 1, 2)
+    offsets = layer.conv_offset(tokens).contiguous(memory_format=torch.channels_last)
+    assert deformable_merge(tokens, offsets, layer.weight).shape == (2, 5, 3, 4)
+    assert seen == [True, True, True]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device here')
+@pytest.mark.parametrize('strides', [torch.contiguous_format, torch.channels_last])
+def test_cuda_equals_cpu(strides):
+    """mmcv's kernels against the gathered tokens, of any strides."""
+    tensors = [x.detach().to(memory_format=strides) for x in inputs()]
+    results = []
+    for device in ('cpu', 'cuda'):
+        leaves = [x.to(device).requires_grad_() for x in tensors]
+        results.append(values_and_gradients(deformable_merge, leaves))
+    actual = [x.cpu() for x in results[1]]
+    torch.testing.assert_close(actual, list(results[0]), rtol=1e-10, atol=1e-10)
 
 
 def test_mmcv_is_not_called_on_the_cpu(monkeypatch):

@@ -30,7 +30,7 @@ def inputs(dtype=torch.float64, batch=2, grid=(H, W), dim=DIM):
 def values_and_gradients(kernel, qkv, table):
     leaves = qkv if table is None else [*qkv, table]
     out = kernel(*qkv, table, 0.0)
-    weight = torch.linspace(-1, 1, out.numel()).reshape(out.shape).to(out.dtype)
+    weight = torch.linspace(-1, 1, out.numel()).reshape(out.shape).to(out)
     return [out, *torch.autograd.grad((out * weight).sum(), leaves)]
 
 

@@ -12,6 +12,7 @@ from mmengine.hub import get_config
 from mmengine.registry import DefaultScope, Registry
 
 import mmlit
+from conftest import default_scope_kept
 from mmlit.registry import host_scope
 from running_tools import run
 
@@ -59,6 +60,20 @@ def test_the_host_scope_decides():
             assert registry.get('FPN').__module__.startswith(f'{scope}.')
             assert registry.get('LIT') is mmlit.LIT
             assert registry.get('NoSuchModel') is None
+
+
+def test_no_test_sees_the_scope_of_another():
+    def current():
+        scope = DefaultScope.get_current_instance()
+        return scope and scope.scope_name
+
+    before = current()
+    with default_scope_kept():
+        mmengine.registry.init_default_scope('mmseg')
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            pass
+        assert current() == 'mmseg'
+    assert current() == before != 'mmseg'
 
 
 def test_every_registry_of_mmengine_has_the_scope():
