@@ -63,8 +63,8 @@ def auto(
 ) -> Tensor:
     """The best of the others for the case at hand, as measured.
 
-    ``docs/performance.md`` shows the measurements. On a GPU nothing was measured yet:
-    there memory decides.
+    ``docs/performance.md`` shows the measurements. On a GPU, where they take about the
+    same time, memory decides.
     """
     if is_exporting():
         return eager(q, k, v, bias_table, dropout_p)
