@@ -37,6 +37,10 @@ def deformable_merge(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     """
     if tokens.device.type == 'cpu':
         return _merge_gathered(tokens, offsets, weight)
+    return _merge_by_mmcv(tokens, offsets, weight)
+
+
+def _merge_by_mmcv(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     merge = _mmcv_op if is_compiling() or is_exporting() else _mmcv
     merged = merge(tokens.contiguous(), _within_reach(offsets), weight)
     return merged + (offsets * 0).sum(1, keepdim=True)
