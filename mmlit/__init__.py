@@ -3,7 +3,8 @@
 Importing this package registers `LIT` in mmengine's root registry, so `type='LIT'`
 builds from mmdet's and mmseg's too; neither of them is imported here. With it comes
 `LITLayerDecayOptimWrapperConstructor` for layer-wise learning-rate decay, and
-`OffsetVisualizationHook` for pictures of where token merging samples.
+`OffsetVisualizationHook` for pictures of where token merging samples, and
+`PipelineGuard`, by which broken images are named.
 """
 
 from .environment import check_environment
@@ -15,6 +16,7 @@ check_environment()
 from .checkpoint import allow_mmengine_checkpoints
 from .checkpoint_reader import read_checkpoint
 from .checkpoint_schemes import register_checkpoint_schemes
+from .guard import PipelineGuard
 from .layer_decay import LITLayerDecayOptimWrapperConstructor
 from .lit import LIT
 from .norm import SyncBNOnGPU
@@ -33,6 +35,7 @@ __all__ = [
     'LIT',
     'LITLayerDecayOptimWrapperConstructor',
     'OffsetVisualizationHook',
+    'PipelineGuard',
     'SyncBNOnGPU',
     '__version__',
     'allow_mmengine_checkpoints',

@@ -19,6 +19,7 @@ from .custom_ops import define_op, differentiable, is_compiling, is_exporting
 
 MERGE_SIZE = 2
 MAX_IM2COL_STEP = 32
+FAR = 1e6  # tokens; no map is as large
 
 
 def deformable_merge(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
@@ -30,14 +31,31 @@ def deformable_merge(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
         weight: (C', C, 2, 2).
 
     Returns:
-        (B, C', H//2, W//2). Bilinear samples; zeros lie outside the map.
+        (B, C', H//2, W//2). Bilinear samples; zeros lie outside the map. An offset that
+        is no finite number makes its token NaN: mmcv would take it for one outside, so
+        that a network of broken weights went on with finite losses.
     """
     if tokens.device.type == 'cpu':
         return _merge_gathered(tokens, offsets, weight)
+    return _merge_by_mmcv(tokens, offsets, weight)
+
+
+def _merge_by_mmcv(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     merge = _mmcv_op if is_compiling() or is_exporting() else _mmcv
     # Its kernels read memory in order: those of the GPU refuse any other, those of the
     # CPU do not look.
-    return merge(*(x.contiguous() for x in (tokens, offsets, weight)))
+    arguments = tokens, _within_reach(offsets), weight
+    merged = merge(*(x.contiguous() for x in arguments))
+    return merged + (offsets * 0).sum(1, keepdim=True)
+
+
+def _within_reach(offsets: Tensor) -> Tensor:
+    """Offsets that mmcv can make integers of: far outside is far enough.
+
+    It does so unchecked. At a NaN its backward pass on a CPU reads beyond the map, and
+    ends the process.
+    """
+    return offsets.nan_to_num(nan=FAR).clamp(-FAR, FAR)
 
 
 def _merge_gathered(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
@@ -80,15 +98,16 @@ def _corners(offsets: Tensor, grid: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
 def _beside(position: Tensor, length: int) -> Tuple[Tensor, Tensor]:
     """The two tokens beside a position on a line: indices and shares, (..., 2).
 
-    Outside the line the share is 0, as for a position that is no number. So it is in
-    mmcv's operator, which excludes -1 itself: nothing to read, but a gradient.
+    Outside the line the share is 0. So it is in mmcv's operator, which excludes -1
+    itself: nothing to read, but a gradient. Where a position is no number, no share is.
     """
     low = position.detach().floor()
     high_share = position - low
     indices = torch.stack([low, low + 1], -1)
     shares = torch.stack([1 - high_share, high_share], -1)
     valid = (indices >= 0) & (indices < length) & (position > -1).unsqueeze(-1)
-    return torch.where(valid, indices, 0).long(), torch.where(valid, shares, 0)
+    shown = valid | high_share.isnan().unsqueeze(-1)
+    return torch.where(valid, indices, 0).long(), torch.where(shown, shares, 0)
 
 
 def _im2col_step(batch: int) -> int:

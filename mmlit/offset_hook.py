@@ -14,6 +14,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from .checks import check_bool, check_int
+from .guard import unguarded
 from .offset_drawing import draw_offsets, offset_statistics, render
 from .reading import find_lit, read
 from .single_image import load_image
@@ -116,7 +117,7 @@ class OffsetVisualizationHook(Hook):
                 dataset = dataset.dataset if inner is None else inner[0]
             if hasattr(dataset, 'get_data_info') and hasattr(dataset, 'pipeline'):
                 path = self.image or dataset.get_data_info(0)['img_path']
-                return path, dataset.pipeline.transforms
+                return path, unguarded(dataset.pipeline.transforms)
         raise ValueError(
             f'{type(self).__name__}: there is no validation or test data set of images '
             'with a pipeline, by which its image would be read'

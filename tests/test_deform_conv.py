@@ -56,7 +56,8 @@ def test_mmcv_gets_contiguous_tensors(monkeypatch, layout):
 
     def merge(tokens, offsets, weight):
         seen.extend(x.is_contiguous() for x in (tokens, offsets, weight))
-        return mmcv_merge(*(torch.zeros(x.shape) for x in (tokens, offsets, weight)))
+        shapes = (x.shape for x in (tokens, offsets, weight))
+        return mmcv_merge(*map(torch.zeros, shapes)).to('meta')
 
     monkeypatch.setattr(module, '_mmcv', merge)
     layer = MergeConv2d(3, 5).to('meta')
@@ -86,16 +87,34 @@ def test_mmcv_is_not_called_on_the_cpu(monkeypatch):
     assert deformable_merge(*inputs()).shape == (2, 5, 3, 4)
 
 
-@pytest.mark.parametrize('value', [float('nan'), float('inf'), -1e30, 1e30])
-def test_wild_offsets_sample_nothing(value):
-    """As in mmcv: outside the map there are zeros, and no number is nowhere."""
+@pytest.mark.parametrize('value', [-1e6, 1e6, -1e30, 1e30])
+@pytest.mark.parametrize('merge', [deformable_merge, module._merge_by_mmcv])
+def test_wild_offsets_sample_nothing(merge, value):
+    """As in mmcv: outside the map there are zeros, and nothing to learn."""
     tokens, offsets, weight = inputs()
     with torch.no_grad():
         offsets[0, :, 1, 1] = value
-        actual = deformable_merge(tokens, offsets, weight)
-        expected = mmcv_merge(tokens, offsets, weight)
-    torch.testing.assert_close(actual, expected)
-    assert not actual[0, :, 1, 1].any()
+    actual = values_and_gradients(merge, (tokens, offsets, weight))
+    expected = values_and_gradients(mmcv_merge, (tokens, offsets, weight))
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    assert not actual[0][0, :, 1, 1].any() and not actual[2][0, :, 1, 1].any()
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('merge', [deformable_merge, module._merge_by_mmcv])
+def test_offsets_that_are_no_numbers_show(merge, value, dtype):
+    """mmcv's own backward pass reads out of bounds here, and ends the process."""
+    tokens, offsets, weight = inputs(dtype=dtype)
+    with torch.no_grad():
+        expected = merge(tokens, offsets, weight)
+        offsets[0, 3, 1, 1] = value
+    actual, *gradients = values_and_gradients(merge, (tokens, offsets, weight))
+    assert actual[0, :, 1, 1].isnan().all()
+    spoilt = actual.isnan()
+    assert spoilt.sum() == actual.shape[1]  # one token, and no other
+    torch.testing.assert_close(actual[~spoilt], expected[~spoilt])
+    assert len(gradients) == 3
 
 
 def test_no_copy_of_channels_last_tokens():
@@ -120,7 +139,12 @@ def test_devices_other_than_the_cpu_run_mmcv(monkeypatch):
     """The choice, without a GPU at hand: tensors on torch's device without data."""
     called = []
     for name in ('_mmcv', '_mmcv_op'):
-        monkeypatch.setattr(module, name, lambda *_, name=name: called.append(name))
+
+        def merge(tokens, *_, name=name):
+            called.append(name)
+            return tokens.new_empty(2, 5, 3, 4)
+
+        monkeypatch.setattr(module, name, merge)
     tensors = [x.detach().to('meta') for x in inputs()]
     deformable_merge(*tensors)
     monkeypatch.setattr(module, 'is_compiling', lambda: True)

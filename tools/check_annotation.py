@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import numpy as np
+
 from check_findings import Findings
 
 # Boxes of the real COCO reach over the edge by fractions of a pixel.
 EXACT, ROUNDING = 0.01, 2.0
+LEAST = 1  # px of a box
 POINTS = 3  # of a polygon, at least
+AWAY = 2  # image sides from the corner: pycocotools takes memory for all of the way
+MOST_CODES = 7  # characters of one run: 35 bits
 
 
 class AnnotationCheck:
@@ -64,6 +69,8 @@ class AnnotationCheck:
         if width <= 0 or height <= 0 or area <= 0:
             said += f', area {area:g}'
             self.findings.warn('box without an area (mmdet drops it)', said)
+        elif width < LEAST or height < LEAST:
+            self.findings.warn('box of less than 1 px (mmdet drops it)', said)
         over = max(-x, -y, x + width - image['width'], y + height - image['height'])
         if over > ROUNDING:
             self.findings.error(
@@ -88,6 +95,8 @@ class AnnotationCheck:
             sizes = [len(polygon) for polygon in mask]
             if any(size % 2 or size < 2 * POINTS for size in sizes):
                 fault = f'polygons of {sizes} numbers: need x, y of 3 points or more'
+            else:
+                fault = _fault_of_points(mask, image)
         if fault:
             self.findings.error('annotation without a proper mask', f'{name}: {fault}')
 
@@ -108,6 +117,18 @@ def is_box(value) -> bool:
     return is_numbers(value) and len(value) == 4
 
 
+def _fault_of_points(polygons: list, image: dict) -> str:
+    for polygon in polygons:
+        for axis, key in enumerate(('width', 'height')):
+            farthest = max(polygon[axis::2], key=abs)
+            if abs(farthest) > AWAY * image[key]:
+                return (
+                    f'a polygon has a point at {"xy"[axis]}={farthest:g}, far outside '
+                    f'of the {key} {image[key]}'
+                )
+    return ''
+
+
 def _fault_of_rle(mask: dict, image: dict) -> str:
     counts, size = mask.get('counts'), mask.get('size')
     wanted = [image['height'], image['width']]
@@ -115,8 +136,33 @@ def _fault_of_rle(mask: dict, image: dict) -> str:
         return "RLE without 'counts'"
     if size != wanted:
         return f'RLE of size {size}, its image has {wanted} (height, width)'
-    if isinstance(counts, list) and (
-        not is_numbers(counts) or sum(counts) != size[0] * size[1]
-    ):
+    # pycocotools believes them: runs that end early leave what was in the memory.
+    if isinstance(counts, str):
+        counts = _unpacked(counts)
+    elif not all(type(count) is int for count in counts):
+        return 'counts of the RLE are not whole numbers'
+    if len(counts) == 0 or min(counts) < 0 or sum(counts) != size[0] * size[1]:
         return f'counts of the RLE do not add up to {size[0]} x {size[1]} pixels'
     return ''
+
+
+def _unpacked(text: str) -> list[int]:
+    """The runs in a packed RLE of COCO; none where it is not one.
+
+    Five bits a character, from 48 on, low ones first; the sixth says that more follow,
+    the last one's fifth is the sign. From the fourth run on, it is the difference to
+    the last but one.
+    """
+    codes = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(codes < 32)
+    if codes.min() < 0 or codes.max() > 63 or codes[-1] > 31:
+        return []
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends + 1 - starts
+    if lengths.max() > MOST_CODES:
+        return []
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((codes & 31) << shifts, starts)
+    runs -= (codes[ends] >> 4 & 1) << (5 * lengths)
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+    return runs.tolist()

@@ -10,7 +10,8 @@ import sys
 from collections import Counter
 
 from check_annotation import AnnotationCheck, is_box, is_number
-from check_findings import IMAGE_ERRORS, Findings, image_size, look_at_all
+from check_findings import Findings, look_at_all
+from check_images import HIDDEN_TURN, RESIZED_AWAY, ImageCheck
 
 
 def is_id(value) -> bool:
@@ -39,12 +40,15 @@ LISTS = dict(
 NAMES_NAMED = 5  # of categories or classes, in one line
 
 
-def check_coco(dataset, with_masks: bool, findings: Findings, workers: int) -> None:
+def check_coco(
+    dataset, with_masks: bool, look: ImageCheck, findings: Findings, workers: int
+) -> None:
     """Checks a `CocoDataset` that has not loaded its annotations yet.
 
     Args:
         dataset: Built with `lazy_init=True`.
         with_masks: Whether its pipeline loads masks, so that each box needs one.
+        look: Reads image files.
         findings: Takes the findings.
         workers: Threads that read image files.
     """
@@ -55,7 +59,7 @@ def check_coco(dataset, with_masks: bool, findings: Findings, workers: int) -> N
         findings.error(f'the split is empty: {dataset.ann_file} lists no image')
     elif is_whole:
         _check_filter(dataset, findings)
-    _check_files(dataset, images, findings, workers)
+    _check_files(dataset, images, look, findings, workers)
 
 
 def _check_json(dataset, with_masks: bool, findings: Findings):
@@ -216,8 +220,10 @@ def _check_filter(dataset, findings: Findings) -> None:
     )
 
 
-def _check_files(dataset, images: list, findings: Findings, workers: int) -> None:
-    """Are the image files there, and of the size that the json gives?"""
+def _check_files(
+    dataset, images: list, look: ImageCheck, findings: Findings, workers: int
+) -> None:
+    """Can the image files be loaded, are they of the size that the json gives?"""
     folder = dataset.data_prefix.get('img')
     # With '' the names in the json are whole paths, or seen from the working directory.
     if folder != '' and not (folder and os.path.isdir(folder)):
@@ -226,20 +232,28 @@ def _check_files(dataset, images: list, findings: Findings, workers: int) -> Non
 
     where = f' in {folder}' if folder else ''
 
-    def look(image: dict):
+    def look_at(image: dict):
         try:
-            return image_size(os.path.join(folder, image['file_name']))
-        except IMAGE_ERRORS as error:
+            return look(os.path.join(folder, image['file_name']))
+        except OSError as error:
             return error
 
-    for image, size in look_at_all(look, images, 'images', workers):
+    # What mmdet's filter drops never meets the pipeline.
+    least = 0 if dataset.test_mode else (dataset.filter_cfg or {}).get('min_size', 0)
+    for image, seen in look_at_all(look_at, images, 'images', workers):
         name, wanted = image['file_name'], (image['width'], image['height'])
-        if isinstance(size, FileNotFoundError):
+        if isinstance(seen, FileNotFoundError):
             findings.error(f'image does not exist{where}', name)
-        elif isinstance(size, Exception):
-            findings.error(f'image{where} cannot be read', f'{name}: {size}')
-        elif size != wanted:
-            findings.error(
-                'image of another size than in the json',
-                '{}: {}x{} px, in the json {}x{}'.format(name, *size, *wanted),
-            )
+            continue
+        if isinstance(seen, OSError):
+            findings.error(f'image{where} cannot be read', f'{name}: {seen}')
+            continue
+        if seen.size != wanted:
+            said = '{}: {}x{} px, in the json {}x{}'.format(name, *seen.size, *wanted)
+            said += ' (its EXIF data turn it)' * (seen.turn > 1)
+            findings.error('image of another size than in the json', said)
+        elif seen.hides_its_turn:
+            findings.warn(HIDDEN_TURN, name)
+        fault = look.resizing_fault(*seen.size)
+        if fault and min(wanted) >= least:
+            findings.error(RESIZED_AWAY, f'{name}: {fault}')

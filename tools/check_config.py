@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mmengine.config import Config
 
 from check_findings import Findings
+from check_images import steps
 
 IGNORED = 255  # by mmseg's heads, metric and padding, where the config says nothing
 
@@ -98,7 +99,7 @@ def _ignored_by_metric(config: Config) -> Iterator[tuple[str, int | None]]:
 def _check_zero_label(dataset, part: dict, findings: Findings) -> None:
     """Do data set and pipeline agree on what id 0 means? mmseg asks at image one."""
     wanted = getattr(dataset, 'reduce_zero_label', None)
-    for step in _steps(part, 'LoadAnnotations'):
+    for step in steps(part, 'LoadAnnotations'):
         said = step.get('reduce_zero_label')
         if None not in (said, wanted) and bool(said) != bool(wanted):
             findings.error(
@@ -111,17 +112,13 @@ def _check_crop(part: dict, config: Config, findings: Findings) -> None:
     """Is the size that mmseg pads training images to the one they are cropped to?"""
     model = config.get('model') or {}
     size = (model.get('data_preprocessor') or {}).get('size')
-    for step in _steps(part, 'RandomCrop'):
+    for step in steps(part, 'RandomCrop'):
         crop = step.get('crop_size')
         if size and crop and _pair(crop) != _pair(size):
             findings.warn(
                 f'RandomCrop of the pipeline has crop_size={crop}, and '
                 f'model.data_preprocessor.size={size}: images are padded to that'
             )
-
-
-def _steps(part: dict, kind: str) -> Iterator[dict]:
-    return (step for step in part.get('pipeline', ()) if step.get('type') == kind)
 
 
 def _pair(size) -> tuple:

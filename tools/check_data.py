@@ -3,9 +3,10 @@
 
     python tools/check_data.py CONFIG [--cfg-options KEY=VALUE ...] [--workers N]
 
-Reads the training and validation data that the config names: annotation files, the
-headers of images, whole masks; no pipeline is run. Ends with status 1 where there are
-errors. `tools/train.py --check-data` does the same before it trains.
+Reads the training and validation data that the config names: annotation files, whole
+images and masks, loaded as the pipeline does; nothing else of it is run. Ends with
+status 1 where there are errors. `tools/train.py --check-data` does the same before it
+trains. `--quick` reads no more of images than their headers.
 
 An error cannot be right: training would crash, or learn something other than what the
 files mean. Warnings are what sound data sets have, too: COCO has boxes without an area
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -25,8 +25,9 @@ from mmengine.registry import DATASETS
 from check_coco import check_coco
 from check_config import check_config
 from check_findings import Findings
+from check_images import ImageCheck, steps
 from check_masks import check_masks
-from common import add_config_options, read_config, stop
+from common import add_config_options, read_config, stop, unwrap
 
 LOADERS = dict(train_dataloader='training data', val_dataloader='validation data')
 WORKERS = min(8, os.cpu_count() or 1)
@@ -36,7 +37,7 @@ SHOWN = 5
 def main() -> None:
     """Checks what the command line asks for."""
     args = parse_args()
-    stop_at_errors(read_config(args), args.workers, args.show)
+    stop_at_errors(read_config(args), args.workers, args.show, args.quick)
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,12 +57,19 @@ def parse_args() -> argparse.Namespace:
         metavar='N',
         help='findings of a kind to name; the rest is counted (default: %(default)s)',
     )
+    parser.add_argument(
+        '--quick',
+        action='store_true',
+        help='read headers of images alone: one that is cut off is not found',
+    )
     return parser.parse_args()
 
 
-def stop_at_errors(config: Config, workers: int = WORKERS, shown: int = SHOWN) -> None:
+def stop_at_errors(
+    config: Config, workers: int = WORKERS, shown: int = SHOWN, quick: bool = False
+) -> None:
     """Prints what is found in the config's data, and ends the program at errors."""
-    reports = check_data(config, workers, shown)
+    reports = check_data(config, workers, shown, quick)
     for report in reports:
         print('\n'.join(report.lines()), flush=True)
     errors = sum(len(report.errors) for report in reports)
@@ -70,7 +78,7 @@ def stop_at_errors(config: Config, workers: int = WORKERS, shown: int = SHOWN) -
 
 
 def check_data(
-    config: Config, workers: int = WORKERS, shown: int = SHOWN
+    config: Config, workers: int = WORKERS, shown: int = SHOWN, quick: bool = False
 ) -> list[Findings]:
     """Checks the training and validation data of a config.
 
@@ -78,6 +86,7 @@ def check_data(
         config: Resolved, its scope's modules registered (`common.read_config`).
         workers: Threads that read files.
         shown: How many findings of a kind are named; the rest is counted.
+        quick: Read headers of images alone.
 
     Returns:
         The findings of each data set, those inside of wrappers each on its own.
@@ -91,29 +100,26 @@ def check_data(
         for number, part in enumerate(parts, start=1):
             of = f' {number} of {len(parts)}' if len(parts) > 1 else ''
             findings = Findings(f'{title}{of} ({_spell_type(part)})', shown)
-            _check_part(part, config, findings, workers, key == 'train_dataloader')
+            training = key == 'train_dataloader'
+            _check_part(part, config, findings, workers, quick, training)
             reports.append(findings)
     if not reports:
         stop(f'the config has neither {" nor ".join(LOADERS)}: nothing to check')
     return reports
 
 
-def unwrap(dataset: dict) -> Iterator[dict]:
-    """The configs of the data sets inside of wrappers such as RepeatDataset."""
-    inner = dataset.get('datasets', dataset.get('dataset'))
-    if inner is None:
-        yield dataset
-        return
-    for part in inner if isinstance(inner, (list, tuple)) else [inner]:
-        yield from unwrap(part)
-
-
 def _check_part(
-    part: dict, config: Config, findings: Findings, workers: int, training: bool
+    part: dict,
+    config: Config,
+    findings: Findings,
+    workers: int,
+    quick: bool,
+    training: bool,
 ) -> None:
     """Builds one data set and runs the checks that fit its type."""
     try:
         dataset = _build(part, config.get('default_scope'))
+        look = ImageCheck(part, quick)
     except Exception as error:
         # A data set's constructor may raise anything; mmdet and mmseg mostly say why.
         said = str(error) or f'no more is said; {_spell_place(part)}'
@@ -124,9 +130,9 @@ def _check_part(
     kind = _known_kind(dataset)
     if kind and backend.get('backend', 'local') == 'local':
         if kind == 'masks':
-            check_masks(dataset, findings, workers)
+            check_masks(dataset, look, findings, workers)
         else:
-            check_coco(dataset, _loads_masks(part), findings, workers)
+            check_coco(dataset, _loads_masks(part), look, findings, workers)
         return
     where = f' behind {backend}' if kind else ''
     findings.warn(
@@ -181,7 +187,7 @@ def _class_of(package: str, name: str) -> type:
 
 
 def _loads_masks(part: dict) -> bool:
-    return any(step.get('with_mask', False) for step in part.get('pipeline', ()))
+    return any(s.get('with_mask', False) for s in steps(part, 'LoadAnnotations'))
 
 
 def _spell_type(part: dict) -> str:

@@ -13,8 +13,6 @@ from rich.progress import MofNCompleteColumn, Progress
 
 #: What Pillow raises on a file that it cannot make sense of.
 IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-ORIENTATION = 274  # the tag of EXIF
-TURNED = (5, 6, 7, 8)  # its values for a photo that lies on its side
 BATCH = 32
 
 
@@ -109,11 +107,3 @@ def look_at_all(
         for batch, looks in zip(batches, results):
             yield from zip(batch, looks)
             bar.advance(task, len(batch))
-
-
-def image_size(path: str) -> tuple[int, int]:
-    """(width, height) of an image from its header, upright as OpenCV loads it."""
-    with Image.open(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(ORIENTATION) in TURNED
-    return (height, width) if turned else (width, height)

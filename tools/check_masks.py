@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from check_findings import IMAGE_ERRORS, Findings, image_size, look_at_all
+from check_findings import IMAGE_ERRORS, Findings, look_at_all
+from check_images import HIDDEN_TURN, RESIZED_AWAY, ImageCheck
 
 # A mask of 8 bits a pixel, with or without a palette, or of 1 bit.
 MASK_MODES = ('L', 'P', '1')
@@ -24,19 +26,22 @@ class Look:
         error: Kind of error, or ''.
         detail: What is said of it besides the file's name.
         pixels: Pixels of each id 0..255 in the mask; `None` without a sound mask.
+        turned: Whether EXIF data turn the image without changing its size.
     """
 
     error: str = ''
     detail: str = ''
     pixels: np.ndarray | None = None
+    turned: bool = False
 
 
-def check_masks(dataset, findings: Findings, workers: int) -> None:
+def check_masks(dataset, check: ImageCheck, findings: Findings, workers: int) -> None:
     """Checks a `BaseSegDataset` that has not loaded its list yet.
 
     Args:
         dataset: Built with `lazy_init=True`. Its `ignore_index` is taken for what loss
             and metric ignore, which `check_config` looks after.
+        check: Reads image files.
         findings: Takes the findings.
         workers: Threads that read files.
     """
@@ -59,9 +64,12 @@ def check_masks(dataset, findings: Findings, workers: int) -> None:
     trained = trained_ids(dataset)
     allowed = (trained < len(classes)) | (trained == dataset.ignore_index)
     total = np.zeros(256, dtype=np.int64)
-    for (image, mask), look in look_at_all(_look, pairs, 'masks', workers):
+    look_at = partial(_look, check)
+    for (image, mask), look in look_at_all(look_at, pairs, 'masks', workers):
         if look.error:
             findings.error(look.error, f'{mask or image}{look.detail}')
+        if look.turned:
+            findings.warn(HIDDEN_TURN, image)
         if look.pixels is None:
             continue
         total += look.pixels
@@ -133,16 +141,16 @@ def _check_spare_masks(dataset, wanted: set, findings: Findings) -> None:
             findings.warn('mask without an image (it is not used)', str(path))
 
 
-def _look(pair: tuple[str, str | None]) -> Look:
-    """Reads the header of the image and the whole mask."""
+def _look(check: ImageCheck, pair: tuple[str, str | None]) -> Look:
+    """Reads the image and the whole mask."""
     image_path, mask_path = pair
     if not os.path.isfile(image_path):
         return Look('image does not exist', f' (its image is {image_path})')
     if not mask_path or not os.path.isfile(mask_path):
         return Look('mask does not exist', f' (of {image_path})')
     try:
-        size = image_size(image_path)
-    except IMAGE_ERRORS as error:
+        seen = check(image_path)
+    except OSError as error:
         return Look('image cannot be read', f' (its image is {image_path}: {error})')
     try:
         with Image.open(mask_path) as mask:
@@ -153,9 +161,17 @@ def _look(pair: tuple[str, str | None]) -> Look:
     except IMAGE_ERRORS as error:
         return Look('mask cannot be read', f': {error}')
     look = Look(pixels=np.bincount(ids.ravel(), minlength=256))
-    if ids.shape[::-1] != size:
-        sizes = '{}x{} px, its image {}x{} px'.format(*ids.shape[::-1], *size)
-        look.error, look.detail = 'mask and image differ in size', f': {sizes}'
+    look.turned = seen.hides_its_turn
+    fault = check.resizing_fault(*seen.size)
+    if ids.shape[::-1] != seen.size:
+        look.error = 'mask and image differ in size'
+        sizes = '{}x{} px, its image {}x{} px'.format(*ids.shape[::-1], *seen.size)
+        look.detail = f': {sizes}' + ' (its EXIF data turn it)' * (seen.turn > 1)
+    elif 1 in ids.shape:
+        look.error = 'mask with a side of 1 px (mmseg cannot load it)'
+        look.detail = ': {}x{} px'.format(*ids.shape[::-1])
+    elif fault:
+        look.error, look.detail = RESIZED_AWAY, f' (its image is {image_path}): {fault}'
     return look
 
 

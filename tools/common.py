@@ -4,9 +4,12 @@ They serve detection and segmentation: which of the two a config is for is its
 `default_scope`, 'mmdet' or 'mmseg'.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -140,8 +143,34 @@ def make_data(config: Config) -> None:
         stop(f'shapes={config.shapes.to_dict()} of the config: {error}')
 
 
+def guard_pipelines(config: Config) -> None:
+    """Has the config's pipelines name the file that they fail on.
+
+    In training it is left out, in validation and test it ends the run.
+    """
+    for split in ('train', 'val', 'test'):
+        loader = config.get(f'{split}_dataloader')
+        for part in unwrap(loader['dataset']) if loader else ():
+            pipeline = part.get('pipeline')
+            if pipeline and pipeline[0].get('type') != 'PipelineGuard':
+                skip = split == 'train'
+                guard = dict(type='PipelineGuard', transforms=pipeline, skip=skip)
+                part['pipeline'] = [guard]
+
+
+def unwrap(dataset: dict) -> Iterator[dict]:
+    """The configs of the data sets inside of wrappers such as RepeatDataset."""
+    inner = dataset.get('datasets', dataset.get('dataset'))
+    if inner is None:
+        yield dataset
+        return
+    for part in inner if isinstance(inner, (list, tuple)) else [inner]:
+        yield from unwrap(part)
+
+
 def build_runner(config: Config):
     """Builds the config's Runner, or the class that `runner_type` names."""
+    guard_pipelines(config)
     # mmengine's runner takes seconds to import; a mistake on the command line, none.
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner

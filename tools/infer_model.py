@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 from mmengine.registry import DATASETS
 
-from check_data import unwrap
+from common import unwrap
 from infer_sources import UnreadableError
 
 

@@ -1,0 +1,102 @@
+"""A pipeline around a pipeline: it names the file that the inner one fails on."""
+
+import logging
+from typing import Callable, List, Optional, Sequence, Union
+
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.dataset import Compose
+from mmengine.logging import print_log
+from mmengine.registry import TRANSFORMS
+
+from .checks import check_bool
+
+#: Failures one after the other that no longer are the fault of single files.
+IN_A_ROW = 10
+
+
+class BrokenSampleError(RuntimeError):
+    """An image or its annotation cannot be used; the text names the file."""
+
+
+@TRANSFORMS.register_module()
+class PipelineGuard(BaseTransform):
+    """Runs transforms, and names the file of the image that they fail on.
+
+    What OpenCV, Pillow and numpy raise on a broken image or mask mostly does not say
+    which, and ends a training that has run for hours. With ``skip`` such an image is
+    left out with a warning instead: where a pipeline returns ``None``, mmengine's data
+    sets take another image at random. Ten in a row are no single files any more, and
+    end the training, as each one does without ``skip``.
+
+    ``tools/train.py`` and ``tools/test.py`` put it around the pipelines of a config
+    by themselves; for other tools write ``pipeline=[dict(type='PipelineGuard',
+    transforms=pipeline)]``.
+
+    Args:
+        transforms: The pipeline.
+        skip: Leave out what fails, as fits training; ``False`` fits validation, whose
+            figures would be those of other images.
+
+    Raises:
+        BrokenSampleError: Ten images failed in a row; without ``skip``, one did.
+    """
+
+    def __init__(self, transforms: Sequence[Union[dict, Callable]], skip: bool = True):
+        self.pipeline = Compose(transforms)
+        self.skip = check_bool('skip', skip)
+        self._failed = 0
+
+    @property
+    def transforms(self) -> List[Callable]:
+        """What is guarded, in order."""
+        return self.pipeline.transforms
+
+    def transform(self, results: dict) -> Optional[dict]:
+        """What the transforms make of an image; ``None`` where it is left out."""
+        name = results.get('img_path', 'an image without img_path')
+        mask = results.get('seg_map_path')
+        try:
+            packed = self.pipeline(results)
+            _check_mask_size(packed)
+        except Exception as error:  # A transform may raise anything.
+            said = ' '.join(f'{type(error).__name__}: {error}'.split())
+            said = f'{name}{f" with the mask {mask}" if mask else ""} fails: {said}'
+            self._failed += 1
+            if not self.skip:
+                raise BrokenSampleError(said) from error
+            if self._failed == IN_A_ROW:
+                raise BrokenSampleError(
+                    f'{IN_A_ROW} images in a row cannot be used, the last one: {said}'
+                ) from error
+            print_log(f'Left out of training: {said}', 'current', level=logging.WARNING)
+            return None
+        self._failed = 0
+        return packed
+
+
+def _check_mask_size(packed: Optional[dict]) -> None:
+    """Does a mask fit its image, as resized or as in the file?
+
+    If not, the loss would fail, in a batch in which nobody finds the image.
+    """
+    image = (packed or {}).get('inputs')
+    sample = (packed or {}).get('data_samples')
+    mask = getattr(sample, 'gt_sem_seg', None)
+    if not isinstance(image, torch.Tensor) or mask is None:
+        return
+    sizes = tuple(image.shape[-2:]), tuple(sample.metainfo.get('ori_shape', ()))
+    if tuple(mask.shape) not in sizes:
+        raise ValueError(
+            'the mask is of another size: {1}x{0} px, the image {3}x{2}'.format(
+                *mask.shape, *image.shape[-2:]
+            )
+        )
+
+
+def unguarded(transforms: Sequence[Callable]) -> List[Callable]:
+    """The transforms of a pipeline, those inside of guards in their place."""
+    flat = []
+    for step in transforms:
+        flat += step.transforms if isinstance(step, PipelineGuard) else [step]
+    return flat
