@@ -2,8 +2,10 @@
 
 Importing this package registers `LIT` in mmengine's root registry, so `type='LIT'`
 builds from mmdet's and mmseg's too; neither of them is imported here. With it comes
-`LITLayerDecayOptimWrapperConstructor` for layer-wise learning-rate decay, and
-`OffsetVisualizationHook` for pictures of where token merging samples.
+`LITLayerDecayOptimWrapperConstructor` for layer-wise learning-rate decay, and three
+hooks: `AtomicCheckpointHook` for trainings that may be killed at any moment,
+`FiniteLossHook`, which ends one whose loss is NaN, and `OffsetVisualizationHook` for
+pictures of where token merging samples.
 """
 
 from .environment import check_environment
@@ -13,8 +15,10 @@ from .environment import check_environment
 check_environment()
 
 from .checkpoint import allow_mmengine_checkpoints
+from .checkpoint_hook import AtomicCheckpointHook
 from .checkpoint_reader import read_checkpoint
 from .checkpoint_schemes import register_checkpoint_schemes
+from .finite_loss_hook import FiniteLossHook
 from .layer_decay import LITLayerDecayOptimWrapperConstructor
 from .lit import LIT
 from .norm import SyncBNOnGPU
@@ -30,6 +34,8 @@ register_checkpoint_schemes()
 register_configs()
 
 __all__ = [
+    'AtomicCheckpointHook',
+    'FiniteLossHook',
     'LIT',
     'LITLayerDecayOptimWrapperConstructor',
     'OffsetVisualizationHook',

@@ -27,3 +27,8 @@ optim_wrapper = dict(
         }
     ),
 )
+# Checkpoints are whole whenever the training is killed, and a loss of NaN ends it.
+default_hooks = dict(
+    checkpoint=dict(type='AtomicCheckpointHook'),
+    finite_loss=dict(type='FiniteLossHook'),
+)
