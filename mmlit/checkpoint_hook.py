@@ -84,6 +84,7 @@ class AtomicCheckpointHook(CheckpointHook):
             remove_parts(Path(runner.work_dir))
         self._termination.watch()
         if runner.iter and self._loaded:
+            self._take_up(runner)
             self._batches_done = go_on(runner, self._loaded)
         self._loaded = None
 
@@ -165,6 +166,13 @@ class AtomicCheckpointHook(CheckpointHook):
                     self.file_backend.remove(path)
                 elif self.file_backend.isdir(path):
                     self.file_backend.rmtree(path)
+
+    def _take_up(self, runner: Runner) -> None:
+        """Have an evaluation that is made up for complete its checkpoint, as usual."""
+        last = runner.message_hub.runtime_info.get('last_ckpt')
+        step = runner.epoch if self.by_epoch else runner.iter
+        if last and Path(last).name == self.filename_tmpl.format(step):
+            self.last_ckpt = last
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
         removing_last = getattr(

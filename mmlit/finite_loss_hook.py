@@ -68,9 +68,8 @@ class FiniteLossHook(Hook):
             self._bad, self._images_before = [], images
             return
         losses = ', '.join(f'{name} {value}' for name, value in wrong.items())
-        self._bad.append(
-            f'iteration {runner.iter + 1} (epoch {runner.epoch + 1}): {losses}; {images}'
-        )
+        moment = f'iteration {runner.iter + 1} (epoch {runner.epoch + 1})'
+        self._bad.append(f'{moment}: {losses}; {images}')
         if len(self._bad) >= self.in_a_row:
             raise NonFiniteLossError(
                 f'the loss is not finite, {len(self._bad)} times in a row, so training '

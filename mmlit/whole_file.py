@@ -55,7 +55,7 @@ def write_whole(
 
 
 def remove_parts(folder: Path) -> None:
-    """Removes what killed processes left of files in `folder`; a living one keeps it."""
+    """Removes what killed processes left in `folder`; a living one keeps its file."""
     for part in folder.glob('.*.part'):
         with contextlib.suppress(OSError), _only_writer(part):
             part.unlink()
