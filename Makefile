@@ -18,13 +18,14 @@ NO_PYTHON := No Python 3.11 or newer was found: install one, or name it with PYT
 VENV_PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg test soak lint docs clean
+.PHONY: help setup demo demo-seg test soak fuzz lint docs clean
 
 help:
 	@echo 'make demo      set up if needed, then generate data, train, evaluate, draw'
 	@echo 'make demo-seg  the same for segmentation'
 	@echo 'make test      set up if needed, then ruff and pytest (PYTEST_ARGS="-k lit")'
 	@echo 'make soak      set up if needed, then the tests that take long'
+	@echo 'make fuzz      set up if needed, then hostile files by the thousand'
 	@echo 'make lint      set up if needed, then ruff alone'
 	@echo 'make docs      set up if needed, then the documentation: build/docs/index.html'
 	@echo 'make setup     create .venv with the pinned stack; does nothing when done'

@@ -2,9 +2,11 @@
 
 Importing this package registers `LIT` in mmengine's root registry, so `type='LIT'`
 builds from mmdet's and mmseg's too; neither of them is imported here. With it comes
-`LITLayerDecayOptimWrapperConstructor` for layer-wise learning-rate decay, and
-`OffsetVisualizationHook` for pictures of where token merging samples, and
-`PipelineGuard`, by which broken images are named.
+`LITLayerDecayOptimWrapperConstructor` for layer-wise learning-rate decay, and what a
+training may need: `AtomicCheckpointHook`, where it may be killed at any moment,
+`FiniteLossHook`, which ends one whose loss is NaN, `PipelineGuard`, by which broken
+images are named, and `OffsetVisualizationHook` for pictures of where token merging
+samples.
 """
 
 from .environment import check_environment
@@ -14,8 +16,10 @@ from .environment import check_environment
 check_environment()
 
 from .checkpoint import allow_mmengine_checkpoints
+from .checkpoint_hook import AtomicCheckpointHook
 from .checkpoint_reader import read_checkpoint
 from .checkpoint_schemes import register_checkpoint_schemes
+from .finite_loss_hook import FiniteLossHook
 from .guard import PipelineGuard
 from .layer_decay import LITLayerDecayOptimWrapperConstructor
 from .lit import LIT
@@ -32,6 +36,8 @@ register_checkpoint_schemes()
 register_configs()
 
 __all__ = [
+    'AtomicCheckpointHook',
+    'FiniteLossHook',
     'LIT',
     'LITLayerDecayOptimWrapperConstructor',
     'OffsetVisualizationHook',

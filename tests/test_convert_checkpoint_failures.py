@@ -16,7 +16,7 @@ TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 # Writes 10 MB in steps of 4; the lines in the place of ... see what is there by then.
 WRITE = f"""
 import os, pathlib, signal, sys
-sys.path.insert(0, {str(TOOLS)!r})
+sys.path.insert(0, {str(TOOLS.parent / 'mmlit')!r})
 import whole_file
 def step(written):
     ...

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
@@ -203,9 +204,11 @@ def test_resume(tool, capsys):
     assert (config.get('resume'), config.load_from) == (None, 'pretrained.pth')
     assert 'No checkpoint to resume in work_dirs/config' in capsys.readouterr().out
     Path('work_dirs/config').mkdir(parents=True)
-    Path('work_dirs/config/last_checkpoint').write_text('work_dirs/config/epoch_1.pth')
+    last = 'work_dirs/config/epoch_1.pth'
+    torch.save({'state_dict': {}}, last)
+    Path('work_dirs/config/last_checkpoint').write_text(last)
     config = built(tool('train.py'), 'config.py', '--resume', *load)
-    assert (config.resume, config.load_from) == (True, None)
+    assert (config.resume, config.load_from) == (True, last)
     Path('a.pth').touch()
     config = built(tool('train.py'), 'config.py', '--resume', 'a.pth', *load)
     assert (config.resume, config.load_from) == (True, 'a.pth')

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmark_tables import MIB, describe_run
-from whole_file import write_whole
+from mmlit.whole_file import write_whole
 
 # Okabe and Ito's palette, without its yellow: told apart by colour-blind readers, also
 # by marker and dash where there are more models than colours.

@@ -11,7 +11,7 @@ from benchmark_figures import reference_dtype
 from benchmark_models import LIT_IMG_SIZE
 from benchmark_steps import OBJECTS_PER_IMAGE, UNLABELLED_SHARE
 from benchmark_tables import COLUMNS, MIB, describe_run, make_cells, make_csv
-from whole_file import write_whole
+from mmlit.whole_file import write_whole
 
 #: How the figures come about, in words.
 METHOD = (

@@ -30,7 +30,7 @@ from mmlit.archs import ARCHS
 from mmlit.checkpoint_reader import BrokenCheckpointError, UnsafeCheckpointError
 from mmlit.checks import check_img_size
 from mmlit.lit import MIN_IMG_SIZE
-from whole_file import write_whole
+from mmlit.whole_file import write_whole
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ def read_metrics(work_dir: Path) -> dict[str, float]:
 
 
 def last_checkpoint(work_dir: Path) -> tuple[Path, int] | None:
-    """The last checkpoint that was written whole, and its epoch; None without one.
+    """The last checkpoint that was written whole, and its epochs; None without one.
 
     mmengine notes a checkpoint's name once it is written, so a file cut short by a kill
     is never taken. The note holds a full path: only its name is used, for the folder
@@ -106,6 +106,10 @@ def last_checkpoint(work_dir: Path) -> tuple[Path, int] | None:
     except FileNotFoundError:
         return None
     path = work_dir / Path(noted).name
+    if path.name == 'interrupted.pth' and path.is_file():  # after a SIGTERM
+        from mmlit import read_checkpoint  # takes seconds to import
+
+        return path, read_checkpoint(path)['meta']['epoch']
     kind, _, number = path.stem.partition('_')
     if not path.is_file() or kind != 'epoch' or not number.isdecimal():
         return None

@@ -29,7 +29,7 @@ from export_arguments import parse_arguments
 from export_dtm import FORMS
 from export_parts import Part, build_model, load_weights, preprocessing, take_part
 from mmlit import __version__
-from whole_file import write_whole
+from mmlit.whole_file import write_whole
 
 try:
     from export_check import (

@@ -22,7 +22,6 @@ import numpy as np
 
 from common import stop
 from infer_sources import Source
-from whole_file import write_whole
 
 PICTURES = ('.jpg', '.jpeg', '.png')
 
@@ -164,5 +163,7 @@ def _write_image(path: Path, image: np.ndarray) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
+    from mmlit.whole_file import write_whole  # mmlit takes seconds to import
+
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, memoryview(content), True, lambda _: None)

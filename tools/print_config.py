@@ -22,7 +22,6 @@ from pathlib import Path
 from mmengine.config import Config
 
 from common import add_config_options, read_settings, stop
-from whole_file import write_whole
 
 
 def main() -> None:
@@ -38,6 +37,8 @@ def main() -> None:
     if args.out is None:
         print(text, end='')
         return
+    from mmlit.whole_file import write_whole  # mmlit takes seconds to import
+
     try:
         write_whole(args.out, memoryview(text.encode()), args.force, lambda _: None)
     except OSError as error:

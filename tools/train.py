@@ -6,7 +6,10 @@
 The options are those of mmdet's and mmseg's own `tools/train.py`.
 """
 
+from __future__ import annotations
+
 import argparse
+from typing import TYPE_CHECKING
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -20,6 +23,10 @@ from common import (
     make_data,
     stop,
 )
+from resuming import find_whole_checkpoint
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner  # takes seconds to import
 
 
 def main() -> None:
@@ -38,7 +45,24 @@ def main() -> None:
     make_data(config)
     if args.check_data:
         check_data(config)
-    build_runner(config).train()
+    train(build_runner(config))
+
+
+def train(runner: Runner) -> None:
+    """Trains; what its user can mend ends with one line instead of a traceback."""
+    from mmlit.checkpoint_hook import CheckpointWriteError
+    from mmlit.checkpoint_reader import BrokenCheckpointError, UnsafeCheckpointError
+    from mmlit.finite_loss_hook import NonFiniteLossError
+
+    try:
+        runner.train()
+    except (
+        BrokenCheckpointError,
+        CheckpointWriteError,
+        NonFiniteLossError,
+        UnsafeCheckpointError,
+    ) as error:
+        stop(str(error))
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,8 +73,8 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint, or, without a path, from the latest one in '
-        'the work folder',
+        help='go on from this checkpoint, or, without a path, from the latest whole '
+        'one of the work folder',
     )
     parser.add_argument(
         '--amp',
@@ -112,7 +136,7 @@ def use_amp(config: Config, asked: bool) -> None:
 
 
 def resume(config: Config, checkpoint: str) -> None:
-    """Has the run go on from a checkpoint: 'auto' is the latest in the work folder.
+    """Has the run go on from a checkpoint: 'auto' is the latest whole one.
 
     Where there is none yet, the config stays as it is: mmengine would drop its
     `load_from` too, and train from scratch.
@@ -120,12 +144,11 @@ def resume(config: Config, checkpoint: str) -> None:
     if checkpoint != 'auto':
         config.resume, config.load_from = True, checkpoint
         return
-    from mmengine.runner import find_latest_checkpoint  # takes seconds to import
-
-    if find_latest_checkpoint(config.work_dir) is None:
+    checkpoint = find_whole_checkpoint(config)
+    if checkpoint is None:
         print(f'No checkpoint to resume in {config.work_dir}: starting anew')
     else:
-        config.resume, config.load_from = True, None
+        config.resume, config.load_from = True, checkpoint
 
 
 def scale_lr(config: Config) -> None:

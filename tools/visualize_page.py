@@ -18,7 +18,7 @@ import numpy as np
 
 from mmlit.reading import Attended, Merging, Reading, stride_of
 from mmlit.single_image import SingleImage
-from whole_file import write_whole
+from mmlit.whole_file import write_whole
 
 TEMPLATE = Path(__file__).with_suffix('.html')
 MARK = '{{DATA}}'

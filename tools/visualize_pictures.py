@@ -19,7 +19,7 @@ from torch import Tensor
 from mmlit.offset_drawing import DPI, draw_offsets, show_picture
 from mmlit.reading import Attended, Reading, stride_of
 from mmlit.single_image import SingleImage
-from whole_file import write_whole
+from mmlit.whole_file import write_whole
 
 COLUMNS = 4
 WIDTH = 11.0  # of all panels side by side, in inches

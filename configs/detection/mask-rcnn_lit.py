@@ -29,4 +29,9 @@ optim_wrapper = dict(
 )
 # In several processes each has BatchNorm statistics of its own (token merging holds
 # BatchNorms): averaged before they are evaluated or saved, so that both are the same.
-default_hooks = dict(sync_buffers=dict(type='SyncBuffersHook'))
+# Checkpoints are whole whenever the training is killed, and a loss of NaN ends it.
+default_hooks = dict(
+    sync_buffers=dict(type='SyncBuffersHook'),
+    checkpoint=dict(type='AtomicCheckpointHook'),
+    finite_loss=dict(type='FiniteLossHook'),
+)

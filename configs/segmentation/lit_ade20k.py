@@ -94,8 +94,9 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
+    # Checkpoints are whole whenever the training is killed, and a loss of NaN ends it.
     checkpoint=dict(
-        type='CheckpointHook',
+        type='AtomicCheckpointHook',
         by_epoch=False,
         interval=8000,
         max_keep_ckpts=2,
@@ -106,6 +107,7 @@ default_hooks = dict(
     # holds BatchNorms): averaged before they are evaluated.
     sync_buffers=dict(type='SyncBuffersHook'),
     visualization=dict(type='SegVisualizationHook'),
+    finite_loss=dict(type='FiniteLossHook'),
 )
 env_cfg = dict(
     cudnn_benchmark=True,

@@ -1,6 +1,7 @@
 """Writing a file whole or not at all."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import BinaryIO, Callable, Iterator
@@ -11,6 +12,8 @@ except ImportError:  # Windows: works, but one process at a time.
     fcntl = None
 
 CHUNK = 1 << 22
+# What file systems say that have no locks, some of those of clusters among them.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def write_whole(
@@ -51,6 +54,13 @@ def write_whole(
     _sync_folder(path.parent)
 
 
+def remove_parts(folder: Path) -> None:
+    """Removes what killed processes left in `folder`; a living one keeps its file."""
+    for part in folder.glob('.*.part'):
+        with contextlib.suppress(OSError), _only_writer(part):
+            part.unlink()
+
+
 @contextlib.contextmanager
 def _only_writer(part: Path) -> Iterator[BinaryIO]:
     # Not truncated before it is locked: it may be another process's work.
@@ -62,6 +72,10 @@ def _only_writer(part: Path) -> Iterator[BinaryIO]:
                 mine = os.path.samestat(os.fstat(file.fileno()), os.stat(part))
             except (BlockingIOError, FileNotFoundError):
                 mine = False
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                mine = True
             if not mine:
                 raise OSError(f'another process is writing {part}')
         file.truncate(0)

@@ -1,0 +1,59 @@
+"""SIGTERM, which a cluster sends before it takes a machine back, as a question."""
+
+import os
+import signal
+import threading
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.logging import print_log
+
+
+class Termination:
+    """Notes that SIGTERM has come, so that a training can stop where it suits."""
+
+    def __init__(self):
+        self.received = False
+        self._process = None
+
+    def watch(self) -> None:
+        """From here on SIGTERM is noted, where nobody else listens to it already."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python lets the main thread alone set handlers.
+        handler = signal.getsignal(signal.SIGTERM)
+        # An error in a training before this one, in a notebook say, leaves its own.
+        left_over = isinstance(getattr(handler, '__self__', None), Termination)
+        if handler != signal.SIG_DFL and not left_over:
+            print_log(
+                'SIGTERM has a handler already, so it does not save a checkpoint',
+                logger='current',
+            )
+            return
+        self._process = os.getpid()
+        signal.signal(signal.SIGTERM, self._note)
+
+    def unwatch(self) -> None:
+        """SIGTERM ends the process again."""
+        if self._process is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            self._process = None
+
+    def received_anywhere(self) -> bool:
+        """Whether any process of a distributed run has it: all of them have to ask."""
+        if get_world_size() == 1:
+            return self.received
+        received = torch.tensor(int(self.received))
+        all_reduce(received, 'max')
+        return bool(received)
+
+    def _note(self, signum: int, frame: Any) -> None:
+        if os.getpid() != self._process:
+            # A forked process, say of a pool: its parent means it to end.
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+            return
+        self.received = True
+        # Where the whole group of processes got the signal, torch's data workers end,
+        # and torch would raise here because of that, before anything is saved.
+        signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -1,0 +1,132 @@
+"""A training of milliseconds that draws all kinds of random numbers, in this process.
+
+Python's and numpy's in the data, torch's in the model; evaluated after each epoch, with
+the best checkpoint kept. Loops by epochs and by iterations, `EPOCH` iterations each.
+"""
+
+import random
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+IMAGES, BATCH = 8, 2
+EPOCH = IMAGES // BATCH
+
+
+class Noisy(Dataset):
+    """Augmented by both generators; says which image it is."""
+
+    metainfo = dict(classes=('thing',))
+
+    def __len__(self):
+        return IMAGES
+
+    def __getitem__(self, i):
+        noise = torch.tensor([random.random(), np.random.rand()], dtype=torch.float32)
+        return dict(value=noise + i, index=i)
+
+
+class Model(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5)
+        )
+        self.seen = []
+
+    def forward(self, value, index, mode):
+        out = self.layers(torch.stack(list(value)))
+        if mode == 'predict':
+            return [out]
+        self.seen.extend(int(i) for i in index)
+        return {'loss': out.square().mean()}
+
+
+class Score(BaseMetric):
+    """The first weight, rounded: better at times, and no better at others."""
+
+    model = None
+
+    def process(self, data_batch, data_samples):
+        self.results.append(np.random.rand())
+
+    def compute_metrics(self, results):
+        first = next(self.model.parameters()).flatten()[0].item()
+        return {'score': round(first, 3), 'drawn': results[-1]}
+
+
+class Act(Hook):
+    """Calls a function of the test's at one moment: (name of the moment, iteration)."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, at):
+        self.at = at
+
+    def _act(self, name, runner):
+        if self.at and self.at[0] == (name, runner.iter):
+            self.at[1]()
+
+    def before_train_iter(self, runner, *args, **kwargs):
+        self._act('train', runner)
+
+    def before_val_iter(self, runner, *args, **kwargs):
+        self._act('val', runner)
+
+    def after_val_iter(self, runner, *args, **kwargs):
+        self._act('evaluated', runner)
+
+    def after_val_epoch(self, runner, *args, **kwargs):
+        self._act('after_val', runner)
+
+
+def build(work_dir, by_epoch=True, epochs=3, at=None, workers=0, resume=False, **hook):
+    """A Runner; `hook` is for the checkpoint hook, `at` for `Act`."""
+    kind = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
+
+    def loader(shuffle, sampler):
+        return dict(
+            batch_size=BATCH,
+            num_workers=workers,
+            dataset=Noisy(),
+            sampler=dict(type=sampler, shuffle=shuffle),
+        )
+
+    if by_epoch:
+        train_cfg = dict(by_epoch=True, max_epochs=epochs)
+    else:
+        train_cfg = dict(by_epoch=False, max_iters=EPOCH * epochs, val_interval=EPOCH)
+        hook = {'by_epoch': False, 'interval': EPOCH, **hook}
+    torch.manual_seed(3)  # the Runner seeds later than that
+    model, metric = Model(), Score()
+    metric.model = model
+    hook = {'type': 'AtomicCheckpointHook', 'interval': 1, **hook}
+    return Runner(
+        model=model,
+        work_dir=str(work_dir),
+        train_dataloader=loader(True, kind),
+        train_cfg=train_cfg,
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1), clip_grad=None),
+        param_scheduler=[
+            dict(type='CosineAnnealingLR', T_max=EPOCH * epochs, by_epoch=False),
+            dict(type='MultiStepLR', milestones=[1, 2], by_epoch=True),
+        ],
+        val_dataloader=loader(False, 'DefaultSampler'),
+        val_cfg=dict(),
+        val_evaluator=[metric],
+        custom_hooks=[Act(at), dict(type='EMAHook', momentum=0.1)],
+        default_hooks=dict(
+            checkpoint=hook,
+            logger=dict(type='LoggerHook', interval=1),
+            finite_loss=dict(type='FiniteLossHook', in_a_row=2),
+        ),
+        randomness=dict(seed=3),
+        resume=resume,
+        experiment_name=f'{work_dir}',
+        visualizer=dict(type='Visualizer', name=str(work_dir), vis_backends=[]),
+    )
