@@ -17,11 +17,11 @@ from typing import BinaryIO, Collection
 
 import torch
 
-from .inert_pickle import InertUnpickler, Made
+from .inert_pickle import InertUnpickler
 
 #: Tensors may share numbers, so that they declare more than the file holds: so many
 #: times its size, and so much beside.
-MOST_SHARED, FREE_BYTES = 2, 1 << 30
+MOST_SHARED, FREE_BYTES = 2, 1 << 29
 TORCHSCRIPT = 'a network as TorchScript, which is code'
 ZIP = b'PK\x03\x04'
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -108,7 +108,9 @@ def _check_legacy(file: BinaryIO, size: int, also: Collection[str]) -> None:
     found = _load(file, size, also)
     found.load()
     keys = _load(file, size, also).load()
-    if type(keys) is not list or set(keys) != set(found.storages):
+    if type(keys) is not list or not all(type(key) is str for key in keys):
+        raise ValueError('its list of storages is none')
+    if set(keys) != set(found.storages):
         raise ValueError('its list of storages is not that of its tensors')
     for key in keys:
         count = int.from_bytes(file.read(8), 'little', signed=True)

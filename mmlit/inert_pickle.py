@@ -9,19 +9,12 @@ each hold the next one twice) is refused before torch sees it.
 
 import pickle
 from collections import OrderedDict
-from typing import Any, BinaryIO, Collection, Dict, List, Mapping
+from typing import Any, BinaryIO, Collection, Dict, Iterable, List
 
+from .pickle_limits import Within, check_keys, check_sharing, is_count, is_view
 from .strict_pickle import named_globals, refuse_instruction
 
-#: Reads of the unpickler, of which each instruction takes one to three. The largest
-#: checkpoint of a LIT with its optimizer takes about 300,000.
-MOST_READS = 5_000_000
-#: Containers in containers; mmengine's checkpoints go down about ten.
-MOST_LEVELS = 100
-#: A file may hold the same object in several places, but not much more often than this.
-MOST_SHARING = 20
 MOST_DIMENSIONS = 64
-_LARGEST_KEY = 1 << 60  # Beyond, different whole numbers hash alike.
 
 _DICTS = ('collections.OrderedDict', 'yacs.config.CfgNode')
 _STATEFUL = (
@@ -75,32 +68,6 @@ class Made:
         self.item_size = item_size
 
 
-class _Within:
-    """A file that does not promise more bytes than it has, and counts the reads."""
-
-    def __init__(self, file: BinaryIO, size: int):
-        self._file = file
-        self._size = size
-        self._reads = 0
-        self.readline = file.readline
-
-    def count(self, reads: int) -> None:
-        """Count reads that were made, or will be at most."""
-        self._reads += reads
-        if self._reads > MOST_READS:
-            raise pickle.UnpicklingError(
-                f'more than {MOST_READS:,} pickle instructions, far more than a '
-                'checkpoint takes'
-            )
-
-    def read(self, count: int) -> bytes:
-        """As of a file; more than there is left raises before it takes memory."""
-        self.count(1)
-        if count > 100 and count > self._size - self._file.tell():
-            raise EOFError(f'{count} bytes are announced where fewer are left')
-        return self._file.read(count)
-
-
 class InertUnpickler(pickle._Unpickler):
     """An unpickler that makes nothing, and refuses what would be too much.
 
@@ -121,7 +88,7 @@ class InertUnpickler(pickle._Unpickler):
         dispatch[getattr(pickle, _name)[0]] = refuse_instruction
 
     def __init__(self, file: BinaryIO, size: int, also: Collection[str] = ()):
-        self._within = _Within(file, size)
+        self._within = Within(file, size)
         super().__init__(self._within)
         self._also = set(also)
         self._names = {*named_globals(), *_OF_NEWER_TORCH, *ITEM_SIZES, *also}
@@ -133,7 +100,7 @@ class InertUnpickler(pickle._Unpickler):
     def load(self) -> Any:
         """The pickle's content, of stand-ins."""
         found = super().load()
-        _check_sharing(found)
+        check_sharing(found, _parts)
         return found
 
     def find_class(self, module: str, name: str) -> Name:
@@ -152,8 +119,8 @@ class InertUnpickler(pickle._Unpickler):
             and isinstance(pid[1], Name)
             and pid[1].name in ITEM_SIZES
             and type(pid[2]) is str
-            and _is_count(pid[4])
-            and (len(pid) == 5 or _is_view(pid[5]))
+            and is_count(pid[4])
+            and (len(pid) == 5 or is_view(pid[5]))
         ):
             raise pickle.UnpicklingError('a reference to what is no storage')
         item_size, key = ITEM_SIZES[pid[1].name], pid[2]
@@ -181,11 +148,11 @@ class InertUnpickler(pickle._Unpickler):
         elif name == 'torch._tensor._rebuild_from_type_v2':
             self._call(args[0], args[2])
         elif name == 'builtins.set' and args:
-            _check_keys(args[0])
+            check_keys(args[0])
         elif name == 'collections.Counter' and args and type(args[0]) is not dict:
             raise pickle.UnpicklingError('a Counter of what is no dict')
         elif name in _DICTS and args:
-            _check_keys([pair[0] for pair in args[0]])
+            check_keys([pair[0] for pair in args[0]])
         return Made(name, list(args))
 
     def _note_tensor(self, args: tuple) -> None:
@@ -195,7 +162,7 @@ class InertUnpickler(pickle._Unpickler):
         if (
             type(shape) is not tuple
             or len(shape) > MOST_DIMENSIONS
-            or not all(_is_count(side) for side in shape)
+            or not all(is_count(side) for side in shape)
         ):
             raise ValueError('a tensor with a shape that is none')
         size = 8 if len(args) > 7 else storage.item_size  # v3 names its dtype.
@@ -211,20 +178,18 @@ class InertUnpickler(pickle._Unpickler):
         if not isinstance(made, Made) or made.name not in known:
             what = getattr(made, 'name', type(made).__name__)
             raise pickle.UnpicklingError(f'a state for a {what}')
-        if made.name in _DICTS:
-            # They become attributes, which must not hide those of the dict.
-            if type(state) is not dict or any(
-                type(key) is not str or hasattr(OrderedDict, key) for key in state
-            ):
-                raise pickle.UnpicklingError('a dict with attributes of its own')
+        # They become attributes, which must not hide those of the dict.
+        if made.name in _DICTS and not (
+            type(state) is dict
+            and all(type(key) is str and not hasattr(OrderedDict, key) for key in state)
+        ):
+            raise pickle.UnpicklingError('a dict with attributes of its own')
         made.parts.append(state)
 
-    def load_append(self) -> None:
-        """An item for a list."""
+    def load_append(self) -> None:  # noqa: D102
         self._extend([self.stack.pop()])
 
-    def load_appends(self) -> None:
-        """Items for a list."""
+    def load_appends(self) -> None:  # noqa: D102
         self._extend(self.pop_mark())
 
     def _extend(self, items: List[Any]) -> None:
@@ -235,13 +200,11 @@ class InertUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f'items for a {type(grows).__name__}')
         grows.extend(items)
 
-    def load_setitem(self) -> None:
-        """A key and a value for a dict."""
+    def load_setitem(self) -> None:  # noqa: D102
         value, key = self.stack.pop(), self.stack.pop()
         self._set([key, value])
 
-    def load_setitems(self) -> None:
-        """Keys and values for a dict."""
+    def load_setitems(self) -> None:  # noqa: D102
         self._set(self.pop_mark())
 
     def load_dict(self) -> None:
@@ -251,7 +214,7 @@ class InertUnpickler(pickle._Unpickler):
         self._set(items)
 
     def _set(self, items: List[Any]) -> None:
-        _check_keys(items[::2])
+        check_keys(items[::2])
         grows = self.stack[-1]
         if type(grows) is dict:
             grows.update(zip(items[::2], items[1::2]))
@@ -263,7 +226,7 @@ class InertUnpickler(pickle._Unpickler):
     def load_additems(self) -> None:
         """Items for a set."""
         items = self.pop_mark()
-        _check_keys(items)
+        check_keys(items)
         if type(self.stack[-1]) is not set:
             raise pickle.UnpicklingError('items for what is no set')
         self.stack[-1].update(items)
@@ -280,68 +243,9 @@ class InertUnpickler(pickle._Unpickler):
     dispatch[pickle.ADDITEMS[0]] = load_additems
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
-
-
-def _is_view(view: Any) -> bool:
-    """Key, offset and length of a part of a storage, which old files have."""
-    if view is None:
-        return True
-    return (
-        type(view) is tuple
-        and [type(item) for item in view] == [str, int, int]
-        and all(map(_is_count, view[1:]))
-    )
-
-
-def _check_keys(keys: Any) -> None:
-    """Raise for what a file could make slow, or endless, to hash."""
-    if type(keys) not in (list, tuple):
-        raise pickle.UnpicklingError(f'a set of a {type(keys).__name__}')
-    for key in keys:
-        if type(key) is int:
-            good = abs(key) < _LARGEST_KEY
-        elif type(key) is tuple:
-            good = len(key) < 16 and all(type(item) in (str, type(None)) for item in key)
-        else:
-            good = type(key) in (str, bytes, bool, float, type(None))
-        if not good:
-            raise pickle.UnpicklingError(
-                f'a {type(key).__name__} as a key, which no checkpoint holds'
-            )
-
-
-def _parts(value: Any) -> Any:
+def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, Made):
         return value.parts
-    if isinstance(value, Mapping):
-        return list(value.values())
+    if type(value) is dict:
+        return value.values()
     return value if type(value) in (list, tuple) else ()
-
-
-def _check_sharing(root: Any) -> None:
-    """Raise for what is too deep, holds itself, or grows without end when unfolded."""
-    sizes, levels, open_ids, objects = {}, {}, set(), 0
-    stack = [(root, False)]
-    while stack:
-        value, is_left = stack.pop()
-        parts = _parts(value)
-        if is_left:
-            open_ids.discard(id(value))
-            sizes[id(value)] = 1 + sum(sizes.get(id(part), 1) for part in parts)
-            level = 1 + max((levels.get(id(part), 0) for part in parts), default=0)
-            levels[id(value)] = level
-            if level > MOST_LEVELS:
-                raise pickle.UnpicklingError(f'more than {MOST_LEVELS} levels')
-            continue
-        if not parts or id(value) in sizes:
-            continue
-        if id(value) in open_ids:
-            raise pickle.UnpicklingError('a container that holds itself')
-        objects += 1 + len(parts)
-        open_ids.add(id(value))
-        stack.append((value, True))
-        stack.extend((part, False) for part in parts)
-    if sizes.get(id(root), 1) > MOST_SHARING * objects + 100_000:
-        raise pickle.UnpicklingError('containers that hold each other over and over')
