@@ -18,12 +18,14 @@ NO_PYTHON := No Python 3.11 or newer was found: install one, or name it with PYT
 VENV_PYTHON := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg test lint clean
+.PHONY: help setup demo demo-seg test soak fuzz lint clean
 
 help:
 	@echo 'make demo      set up if needed, then generate data, train, evaluate, draw'
 	@echo 'make demo-seg  the same for segmentation'
 	@echo 'make test      set up if needed, then ruff and pytest (PYTEST_ARGS="-k lit")'
+	@echo 'make soak      set up if needed, then the tests that take long'
+	@echo 'make fuzz      set up if needed, then some thousand hostile files'
 	@echo 'make lint      set up if needed, then ruff alone'
 	@echo 'make setup     create .venv with the pinned stack; does nothing when done'
 	@echo 'make clean     remove what the demo and the tests wrote (.venv stays)'
@@ -47,6 +49,12 @@ lint: setup
 
 test: lint
 	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+
+soak: setup
+	$(VENV_PYTHON) -m pytest -m soak $(PYTEST_ARGS)
+
+fuzz: setup
+	$(VENV_PYTHON) -m pytest -m fuzz $(PYTEST_ARGS)
 
 clean:
 	rm -rf demo/output data/shapes .pytest_cache .ruff_cache build
