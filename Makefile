@@ -25,7 +25,7 @@ help:
 	@echo 'make demo-seg  the same for segmentation'
 	@echo 'make test      set up if needed, then ruff and pytest (PYTEST_ARGS="-k lit")'
 	@echo 'make soak      set up if needed, then the tests that take long'
-	@echo 'make fuzz      set up if needed, then hostile files by the thousand'
+	@echo 'make fuzz      set up if needed, then some thousand hostile files'
 	@echo 'make lint      set up if needed, then ruff alone'
 	@echo 'make docs      set up if needed, then the documentation: build/docs/index.html'
 	@echo 'make setup     create .venv with the pinned stack; does nothing when done'
@@ -52,8 +52,12 @@ lint: setup
 test: lint
 	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
+# Minutes and more each: whether one hangs is for who waits to say.
 soak: setup
-	$(VENV_PYTHON) -m pytest -m soak $(PYTEST_ARGS)
+	$(VENV_PYTHON) -m pytest -m soak --timeout 0 $(PYTEST_ARGS)
+
+fuzz: setup
+	$(VENV_PYTHON) -m pytest -m fuzz --timeout 0 $(PYTEST_ARGS)
 
 # A warning, such as of a link that leads nowhere, is an error.
 SITE ?= build/docs

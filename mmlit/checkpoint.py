@@ -160,9 +160,16 @@ def _check_dtype(dtype: Any) -> None:
 
 
 def _brief(value: Any) -> str:
-    # A file may hold anything, so an error must not print a gigabyte of it.
-    text = repr(value)
-    return text if len(text) <= 80 else f'{text[:77]}...'
+    # A file may hold anything: lists that hold each other have a repr without end.
+    if isinstance(value, (str, bytes)):
+        return repr(value if len(value) <= 60 else value[:60]) + '...' * (
+            len(value) > 60
+        )
+    if value is None or isinstance(value, (bool, int, float, type, np.dtype)):
+        return repr(value)[:80]
+    if isinstance(value, dict):
+        return f'a dict of {len(value)} entries'
+    return f'a {type(value).__name__}'
 
 
 def mmengine_globals() -> List[Tuple[Callable, str]]:

@@ -2,7 +2,8 @@
 
 `read_checkpoint` rebuilds tensors and plain data, and what `checkpoint.py` (mmengine's
 own files) and `strict_pickle.py` (the authors') list; anything else that a file asks
-for is refused before it is looked up. `checkpoint_schemes.py` makes mmengine use it.
+for is refused before it is looked up. Before that, `checkpoint_limits.py` sees that it
+holds what it declares. `checkpoint_schemes.py` makes mmengine use it.
 
 =============  ==================================================================
 torch          how
@@ -19,14 +20,16 @@ import pickle
 import re
 import struct
 import threading
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Dict, Iterator, Union
+from typing import Any, Dict, Iterator, List, Union
 
 import torch
 from mmengine.utils import digit_version
 
 from . import strict_pickle
+from .checkpoint_limits import ZIP, check_limits
 from .layouts import ENTRANCES
 
 #: torch keeps one list of what may be read for all threads of a process.
@@ -35,17 +38,24 @@ _SINCE_TORCH_2_6 = digit_version(torch.__version__)[:2] >= (2, 6)
 
 #: What unpickling raises for bytes that no pickler wrote.
 _SIGNS_OF_DAMAGE = (
+    ArithmeticError,
     AssertionError,
     AttributeError,
     EOFError,
     LookupError,
+    MemoryError,
     OSError,
+    RuntimeError,
     TypeError,
     ValueError,
     struct.error,
+    zipfile.BadZipFile,
 )
-_TORCHSCRIPT = 'a network as TorchScript, which is code'
-_ZIP, _PICKLE = b'PK\x03\x04', b'\x80'
+#: What torch says where a sound file cannot be put to where `map_location` wants it.
+_OF_THE_MACHINE = re.compile(
+    r'\bdevice\b|\bCUDA\b|\bout of memory\b|allocate memory', re.IGNORECASE
+)
+_PICKLE = b'\x80'
 #: One key that each layout of a LIT has.
 _FIRST_KEYS = tuple(f'{entrance}.proj.weight' for entrance in ENTRANCES)
 
@@ -94,19 +104,32 @@ def read_file(path: Union[str, 'os.PathLike[str]'], map_location: Any = 'cpu') -
     if not path.is_file():
         raise FileNotFoundError(f'{path} can not be found (seen from {os.getcwd()})')
     _check_beginning(path)
+    is_vetted = False
     try:
+        if path.suffix != '.safetensors':  # Numbers and their names, nothing else.
+            check_limits(path, _allowed_by_the_user())
+        is_vetted = True
         found = _load(path, map_location)
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(_refusal(path, str(error))) from None
-    except RuntimeError as error:
-        if 'TorchScript' in str(error):
-            raise UnsafeCheckpointError(_refusal(path, _TORCHSCRIPT)) from None
-        if not re.search(r'PytorchStreamReader|EOF|Invalid magic|storage', str(error)):
-            raise  # A matter of devices or memory, say.
-        raise BrokenCheckpointError(_broken(path, error)) from error
     except _SIGNS_OF_DAMAGE as error:
+        if is_vetted and _OF_THE_MACHINE.search(str(error)):
+            raise
         raise BrokenCheckpointError(_broken(path, error)) from error
-    return _name_source(found, path.name)
+    return _name_source(found, path)
+
+
+def _allowed_by_the_user() -> List[str]:
+    """Names that `torch.serialization.add_safe_globals` was given, but by mmlit."""
+    if not _SINCE_TORCH_2_6:
+        return []
+    known, names = strict_pickle.named_globals(), []
+    for item in torch.serialization.get_safe_globals():
+        named = isinstance(item, tuple)
+        name = item[1] if named else f'{item.__module__}.{item.__qualname__}'
+        if name not in known and '\n' not in name:
+            names.append(name)
+    return names
 
 
 def _load(path: Path, map_location: Any) -> Any:
@@ -114,17 +137,7 @@ def _load(path: Path, map_location: Any) -> Any:
         allowed = torch.serialization.safe_globals(strict_pickle.LITERALS)
         with _ONE_READER, allowed:
             return torch.load(path, map_location=map_location, weights_only=True)
-    if _is_torchscript(path):
-        raise pickle.UnpicklingError(_TORCHSCRIPT)
     return torch.load(path, map_location=map_location, pickle_module=strict_pickle)
-
-
-def _is_torchscript(path: Path) -> bool:
-    # torch.load would hand such a file to torch.jit.load; the test is its own.
-    with path.open('rb') as file:
-        if file.read(4) != _ZIP:
-            return False
-    return torch._C.PyTorchFileReader(str(path)).has_record('constants.pkl')
 
 
 def _check_beginning(path: Path) -> None:
@@ -135,7 +148,7 @@ def _check_beginning(path: Path) -> None:
         raise BrokenCheckpointError(
             f'{path} is empty: the download or copy failed; delete it and repeat that'
         )
-    if start.startswith((_ZIP, _PICKLE)) or path.suffix == '.safetensors':
+    if start.startswith((ZIP, _PICKLE)) or path.suffix == '.safetensors':
         return
     text = start.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
     if text.startswith((b'<!doctype', b'<html', b'<head', b'<?xml', b'<!--')):
@@ -180,7 +193,7 @@ def _refusal(path: Path, error: str) -> str:
     )
 
 
-def _name_source(found: Any, source: str) -> Any:
+def _name_source(found: Any, path: Path) -> Any:
     """Note the file's name in the metadata of the state dicts of a checkpoint.
 
     A checkpoint of mmengine and mmcv is loaded from its `state_dict`; the authors'
@@ -189,11 +202,18 @@ def _name_source(found: Any, source: str) -> Any:
     if type(found) not in (dict, OrderedDict):
         return found
     for key in ('state_dict', 'model'):
-        if isinstance(dict.get(found, key), dict):
-            found[key] = _with_source(found[key], source)
+        state = dict.get(found, key)
+        if isinstance(state, dict):
+            for name in state:
+                if not isinstance(name, str):
+                    raise BrokenCheckpointError(
+                        f'{path} has the key {name!r:.80} in its {key}, where '
+                        'parameters have names'
+                    )
+            found[key] = _with_source(state, path.name)
             if key == 'state_dict':
                 return found
-    return _with_source(found, source)
+    return _with_source(found, path.name)
 
 
 def _with_source(state: Dict, source: str) -> 'OrderedDict':

@@ -1,6 +1,9 @@
 """Argument checks: each returns the value, or raises naming argument and value."""
 
-from typing import Optional, Sequence, Tuple, Union
+from typing import Any, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor
 
 
 def check_rate(name: str, value: float) -> float:
@@ -52,3 +55,16 @@ def check_indices(
     if not indices and not may_be_empty:
         raise ValueError(f'{name} is empty: name at least one of 0..{count - 1}')
     return tuple(indices)
+
+
+def wrong_weight(key: str, value: Any) -> str:
+    """What keeps a value from being a parameter of this name, or ``''``."""
+    if not isinstance(value, Tensor):
+        return f'{key} holds a {type(value).__name__}, not a tensor'
+    if value.layout is not torch.strided:
+        return f'{key} holds a tensor of layout {value.layout}, not a dense one'
+    if value.is_complex() or not (
+        value.is_floating_point() or key.endswith('num_batches_tracked')
+    ):
+        return f'{key} holds {value.dtype}, not floating point numbers'
+    return ''

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .archs import ARCHS, NUM_STAGES, Arch
+from .checks import wrong_weight
 from .layouts import (
     DROPPED,
     EMBEDDING,
@@ -76,8 +77,9 @@ def to_mmlit(
             higher than their own: a float64 network gets the exact difference.
 
     Raises:
-        ValueError: No official layout, an unknown backbone key, a bias without running
-            mean or the other way round, a table or embedding that is not square.
+        ValueError: No official layout, an unknown backbone key, what is no floating
+            point tensor, a bias without running mean (or one of another shape) or the
+            other way round, a table or embedding that is not square.
     """
     prefix, family = recognise(state) or ('', None)
     if family not in RULES:
@@ -92,12 +94,13 @@ def to_mmlit(
         if not key.startswith(prefix):
             done.state[key] = value
             continue
-        if not isinstance(value, Tensor):
-            raise ValueError(f'{key} holds a {type(value).__name__}, not a tensor')
         name = key[len(prefix) :]
         ours = translate(name, RULES[family])
         folded = translate(name, FOLDED[family])
         dropped = translate(name, DROPPED[family])
+        wrong = wrong_weight(key, value) if ours or folded else ''
+        if wrong:
+            raise ValueError(wrong)
         if ours:
             ours = prefix + ours
             if ours.endswith(TABLE):
@@ -135,8 +138,8 @@ def to_official(state: Mapping[str, Tensor], arch_or_family: Union[str, Arch]) -
         arch_or_family: ``'relative'``, ``'absolute'``, a name of ``ARCHS`` or an Arch.
 
     Raises:
-        ValueError: Unknown family, no mmlit layout, or a backbone key that the authors'
-            networks of this family do not have.
+        ValueError: Unknown family, no mmlit layout, what is no floating point tensor,
+            or a backbone key that the authors' networks of this family do not have.
     """
     prefix, layout = recognise(state) or ('', None)
     if layout != 'mmlit':
@@ -161,6 +164,12 @@ def to_official(state: Mapping[str, Tensor], arch_or_family: Union[str, Arch]) -
         if theirs is None:
             unknown.append(key)
             continue
+        dims = 3 if key.endswith(TABLE) else 4 if key.endswith(EMBEDDING) else None
+        wrong = wrong_weight(key, value)
+        if wrong or dims not in (None, value.dim()):
+            raise ValueError(
+                wrong or f'{key} has shape {tuple(value.shape)}, not {dims} dimensions'
+            )
         if theirs.endswith(TABLE):
             value = value.permute(1, 2, 0).flatten(0, 1)
         elif key.endswith(EMBEDDING):
@@ -193,16 +202,16 @@ def _table_image(key: str, flat: Tensor, shape: Optional[Sequence[int]]) -> Tens
             f'{key} has {rows} rows, which is no square of an odd number{known}: its '
             'grid is unknown'
         )
-    return flat.t().reshape(-1, height, width).contiguous()
+    return flat.t().reshape(flat.shape[1], height, width).contiguous()
 
 
 def _embedding_image(key: str, flat: Tensor, may_have_slot: bool) -> tuple:
     """(1, [slot +] S*S, C) -> (1, S, S, C) and the number of slots cut off."""
-    rows = flat.shape[1] if flat.dim() == 3 else 0
+    rows = flat.shape[1] if flat.dim() == 3 and flat.shape[0] == 1 else 0
     for slots in (0, 1)[: 1 + may_have_slot]:
         side = math.isqrt(max(rows - slots, 0))
         if side and side * side == rows - slots:
-            return flat[:, slots:].reshape(1, side, side, -1), slots
+            return flat[:, slots:].reshape(1, side, side, flat.shape[2]), slots
     raise ValueError(f'{key} has shape {tuple(flat.shape)}, which is no square grid')
 
 
@@ -227,6 +236,11 @@ def _fold(
         )
     for ours, key in biases.items():
         mean, bias = done.state[ours], state[key]
+        if mean.shape != bias.shape:
+            shapes = tuple(bias.shape), tuple(mean.shape)
+            raise ValueError(
+                '{} is {}, the running mean behind it {}'.format(key, *shapes)
+            )
         wide = torch.promote_types(mean.dtype, dtype or bias.dtype)
         done.state[ours] = mean.to(wide) - bias.to(wide)
         done.sources[ours].append(key)

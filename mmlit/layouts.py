@@ -14,7 +14,7 @@ from .archs import ARCHS, NUM_STAGES
 Rules = Sequence[Tuple[str, str]]
 
 HOLES = {
-    'block': r'\d+',
+    'block': r'[0-9]{1,3}',
     'embed': r'(?:proj|norm)\.(?:weight|bias)',
     'conv': r'weight|conv_offset\.(?:weight|bias)',
     'batchnorm': r'weight|bias|running_mean|running_var|num_batches_tracked',
@@ -120,9 +120,14 @@ def recognise(keys: Iterable[str]) -> Optional[Tuple[str, str]]:
         ``'absolute'``; ``None`` where there is no LIT.
 
     Raises:
-        ValueError: There are several, and none is plainly the backbone.
+        ValueError: There are several, none plainly the backbone; or a key is no string.
     """
     keys, found = list(keys), {}
+    for key in keys:
+        if not isinstance(key, str):
+            raise ValueError(
+                f'{key!r:.80} is among the keys, where parameters have names'
+            )
     for match in filter(None, map(_ENTRANCE_KEY.fullmatch, keys)):
         found[match['prefix']] = ENTRANCES[match['entrance']]
     if len(found) > 1:
@@ -138,6 +143,8 @@ def recognise(keys: Iterable[str]) -> Optional[Tuple[str, str]]:
     for key in keys:
         prefix = _WRAPPERS.match(key)[0]
         part = key[len(prefix) :]
+        if not _ANY_PART.fullmatch(part):
+            continue
         if is_mmlit_key(part):
             return prefix, 'mmlit'
         for family, rules in RULES.items():
@@ -214,7 +221,22 @@ def _compile(side: str) -> 're.Pattern[str]':
     return re.compile(''.join(pattern))
 
 
+#: One look for what would take one for each rule: a file may have a million keys.
+_ANY_PART = re.compile(
+    '|'.join(
+        re.sub(r'\?P<\w+>', '?:', _compile(side).pattern)
+        for family in RULES
+        for rule in (*RULES[family], *FOLDED[family])
+        for side in rule
+    )
+)
+
+
 def summary(names: Sequence[str], most: int = 4) -> str:
     """The first few of many names, and how many there are."""
-    text = ', '.join(map(str, names[:most]))
+    shown = (  # A file may give names of any length and kind.
+        name if len(name) <= 120 and name.isprintable() else f'{ascii(name[:100])}...'
+        for name in map(str, names[:most])
+    )
+    text = ', '.join(shown)
     return text if len(names) <= most else f'{text}, ... ({len(names)} in all)'

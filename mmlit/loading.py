@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .archs import ARCHS
+from .checks import wrong_weight
 from .convert import Conversion, to_mmlit
 from .layouts import (
     PATCH_EMBEDDING,
@@ -51,6 +52,12 @@ def prepare_state_dict(
     source = metadata.get('source') if isinstance(metadata, Mapping) else None
     source = source if isinstance(source, str) else 'a state dict'
     name, own = _name(net), net.state_dict()
+    odd = next((key for key in state_dict if not isinstance(key, str)), '')
+    if odd != '':
+        raise ValueError(
+            f'{name} cannot load {source}: {odd!r:.80} is among its keys, where '
+            'parameters have names'
+        )
     file = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
     if not file:
         _log(f'{name}: no backbone parameters in {source}', logging.WARNING)
@@ -151,8 +158,8 @@ def _trouble(
         if key not in own:
             # In mmlit's layout, what no LIT has is torch's to report.
             unknown += [theirs] if is_mmlit_key(key) else []
-        elif not isinstance(value, Tensor):
-            wrong.append(f'{theirs} holds a {type(value).__name__}, not a tensor')
+        elif wrong_weight(key, value):
+            wrong.append(wrong_weight(theirs, value))
         elif value.shape != own[key].shape:
             shapes = tuple(file[theirs].shape), tuple(own[key].shape)
             wrong.append('{} is {}, not {}'.format(theirs, *shapes))

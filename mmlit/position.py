@@ -14,6 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .archs import PATCH_SIZE
+from .checks import wrong_weight
 from .custom_ops import (
     define_op,
     differentiable,
@@ -92,9 +93,9 @@ def fit_positions(
     fitted, resized = dict(state), []
     for key in shapes.keys() & state.keys():
         value, shape = state[key], tuple(shapes[key])
-        if not isinstance(value, Tensor) or value.dim() != len(shape):
+        if wrong_weight(key, value) or value.dim() != len(shape):
             continue
-        if value.shape == shape:
+        if value.shape == shape or 0 in value.shape:
             continue
         if key.endswith(TABLE) and value.shape[0] == shape[0]:
             grid = tuple((side + 1) // 2 for side in shape[1:])

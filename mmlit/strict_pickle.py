@@ -12,7 +12,7 @@ and `load` below are what torch asks of one.
 
 import argparse
 import pickle
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Any, Callable, Dict, List, Tuple
 
 import torch
@@ -80,10 +80,18 @@ def _set(items: Any = ()) -> set:
     return set(items)
 
 
+def _counter(counts: Any) -> Counter:
+    """Stands for collections.Counter, the milestones of MultiStepLR."""
+    if type(counts) is not dict:
+        raise pickle.UnpicklingError(f'a Counter of a {type(counts).__name__}')
+    return Counter(counts)
+
+
 def _torch_globals() -> List[Tuple[Callable, str]]:
     """What torch >= 2.6 allows by itself, as far as checkpoints hold it."""
     pairs = [
         (OrderedDict, 'collections.OrderedDict'),
+        (_counter, 'collections.Counter'),
         (_set, 'builtins.set'),
         (_encode, '_codecs.encode'),
         (torch.Size, 'torch.Size'),
@@ -95,7 +103,15 @@ def _torch_globals() -> List[Tuple[Callable, str]]:
     return pairs + [(dtype, str(dtype)) for dtype in dtypes]
 
 
-def _refuse_instruction(_: Any) -> None:
+def named_globals() -> Dict[str, Callable]:
+    """What a file may name, by that name: the tables together."""
+    pairs = _torch_globals() + LITERALS + mmengine_globals()
+    # Names of two lines say whose objects take a state; no file may use those.
+    return {name: item for item, name in pairs if '\n' not in name}
+
+
+def refuse_instruction(_: Any) -> None:
+    """Stands for a pickle instruction that torch.save has no use for."""
     raise pickle.UnpicklingError('a pickle instruction that torch.save does not write')
 
 
@@ -108,14 +124,13 @@ class Unpickler(pickle._Unpickler):
 
     dispatch = dict(pickle._Unpickler.dispatch)
     for _instruction in 'INST OBJ NEWOBJ_EX EXT1 EXT2 EXT4'.split():
-        dispatch[getattr(pickle, _instruction)[0]] = _refuse_instruction
+        dispatch[getattr(pickle, _instruction)[0]] = refuse_instruction
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         pairs = _torch_globals() + LITERALS + mmengine_globals()
         self._stateful = {item for item, _ in pairs if isinstance(item, type)}
-        # Names of two lines say whose objects take a state; no file may use those.
-        self._named = {name: item for item, name in pairs if '\n' not in name}
+        self._named = named_globals()
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a name in the file; nothing is imported."""

@@ -155,17 +155,29 @@ def test_torch_finds_it_too(cache, name):
     assert detector.backbone.seen == ['a.pth']
 
 
-def test_a_file_cannot_bring_attributes_for_the_state_dict(cache):
+def with_attributes(names):
+    """A state dict to be saved with attributes of its own."""
+
     class State:
         def __reduce__(self):
-            attributes = dict.fromkeys(('keys', 'items', 'get', '_metadata'), 1)
             items = iter([('weight', torch.ones(2))])
-            return OrderedDict, (), attributes, None, items
+            return OrderedDict, (), dict.fromkeys(names, 1), None, items
 
-    torch.save({'state_dict': State()}, cache / 'lit_s.pth')
+    return {'state_dict': State()}
+
+
+def test_a_file_cannot_bring_metadata_for_the_state_dict(cache):
+    torch.save(with_attributes(['_metadata', 'mine']), cache / 'lit_s.pth')
     probe = Probe()
     load_checkpoint(probe, URL)
     assert probe.weight.sum() == 2 and probe.seen == ['lit_s.pth']
+
+
+@pytest.mark.parametrize('name', ['keys', 'items', 'get', '__class__'])
+def test_a_file_cannot_bring_methods_for_the_state_dict(cache, name):
+    torch.save(with_attributes(['_metadata', name]), cache / 'lit_s.pth')
+    with pytest.raises(UnsafeCheckpointError, match='a dict with attributes of its'):
+        load_checkpoint(Probe(), URL)
 
 
 def test_other_schemes_stay_mmengines():

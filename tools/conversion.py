@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmlit import LIT
-from mmlit.archs import ARCHS, PATCH_SIZE
+from conversion_checks import (
+    check_complete,
+    check_values,
+    reference_size,
+    shape_of,
+    stage_of,
+)
 from mmlit.convert import to_mmlit, to_official
 from mmlit.layouts import (
     EMBEDDING,
-    PATCH_EMBEDDING,
     TABLE,
     guess_arch,
     official_key,
     recognise,
 )
 from mmlit.position import fit_positions, reference_grid
+
+#: What tables may take that are resized: those of LIT base at 4096 px take 0.3 GiB.
+MOST_BYTES = 4 << 30
 
 
 @dataclass
@@ -75,6 +83,7 @@ def convert_to_mmlit(
                 "tables, --to-official converts them to the authors'"
             )
         ours = {key: value for key, value in state.items() if key.startswith(prefix)}
+        check_values(state, prefix)
         found, sources, dropped = dict(state), {key: [key] for key in ours}, {}
     else:
         done = to_mmlit(state)
@@ -114,8 +123,10 @@ def convert_to_official(
         ValueError: They are not mmlit's, incomplete, or nothing of the authors' could
             hold them.
     """
-    prefix, _ = recognise(state) or ('', None)
-    found, resized = resize(state, prefix, img_size)
+    prefix, layout = recognise(state) or ('', None)
+    if layout == 'mmlit':
+        check_values(state, prefix)
+    found, resized = resize(state, prefix, img_size if layout == 'mmlit' else None)
     arch, size = guess_arch(state), reference_size(found, prefix)
     if size and size[0] != size[1]:
         raise ValueError(
@@ -165,49 +176,18 @@ def resize(
         if key.startswith(prefix) and key.endswith(TABLE):
             grid = reference_grid(img_size, stage_of(key, prefix))
             shapes[key] = (value.shape[0], *(2 * side - 1 for side in grid))
+    size = sum(4 * math.prod(shape) for shape in shapes.values())
+    if size > MOST_BYTES:
+        raise ValueError(
+            f'at --img-size {img_size[0]} {img_size[1]} its {len(shapes)} tables would '
+            f'take {size / 2**30:.0f} GiB'
+        )
     if not shapes:
         raise ValueError(
             '--img-size has no effect: there are no relative position tables (the '
             'absolute embeddings of LIT tiny stay at 224)'
         )
     return fit_positions(state, shapes)
-
-
-def reference_size(state: Mapping[str, Any], prefix: str) -> tuple[int, int] | None:
-    """Image size that the relative tables are made for."""
-    tables = [k for k in state if k.startswith(prefix) and k.endswith(TABLE)]
-    if not tables:
-        return None
-    stage, key = min((stage_of(key, prefix), key) for key in tables)
-    return tuple((side + 1) // 2 * PATCH_SIZE << stage for side in state[key].shape[1:])
-
-
-def stage_of(key: str, prefix: str) -> int:
-    """The stage that one of mmlit's keys belongs to."""
-    return int(key[len(prefix) :].split('.')[1])
-
-
-def check_complete(
-    state: Mapping[str, Any], prefix: str, arch: str, img_size: tuple[int, int] | None
-) -> None:
-    """Raises unless a network could be loaded with the weights; parts of one pass."""
-    own = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-    if not any(key.startswith(PATCH_EMBEDDING) for key in own):
-        return
-    if arch not in ARCHS:
-        if 'missing' in arch:
-            raise ValueError(f'the weights look like those of LIT {arch}')
-        return  # A network of somebody's own.
-    norms = {int(key.split('.')[1]) for key in own if '.out_norm.' in key}
-    net = LIT(arch, img_size=img_size or 224, out_norm_indices=sorted(norms))
-    own = OrderedDict(own)
-    own._metadata = {
-        '': {'source': 'the converted weights'}
-    }  # As LIT's errors name it.
-    try:
-        net.load_state_dict(own)
-    except RuntimeError as error:
-        raise ValueError(' '.join(str(error).split())) from error
 
 
 def others(state: Mapping[str, Any], used: set[str]) -> list[Row]:
@@ -217,8 +197,3 @@ def others(state: Mapping[str, Any], used: set[str]) -> list[Row]:
         Row('unchanged', f'{part}.*', f'{part}.*', '', f'{number} keys', number)
         for part, number in parts.items()
     ]
-
-
-def shape_of(value: Any) -> str:
-    """The shape of a tensor, as text."""
-    return ' x '.join(map(str, getattr(value, 'shape', ())))
