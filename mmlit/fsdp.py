@@ -4,10 +4,13 @@ Not imported by `import mmlit`: a config that wants it names it in `custom_impor
 `configs/detection/mask-rcnn_lit-b_fpn_fsdp_1x_coco.py` does.
 """
 
+import os
+from pathlib import Path
 from typing import Any, Dict, Optional, Union
 
 from mmengine._strategy import FSDPStrategy
 from mmengine.device import get_device
+from mmengine.dist import is_main_process
 from mmengine.registry import FUNCTIONS, STRATEGIES
 from torch import nn
 from torch.distributed.fsdp import FullStateDictConfig, StateDictType
@@ -87,3 +90,24 @@ class LITFSDPStrategy(FSDPStrategy):
             optim_state_dict=state_dict,
         )
         self.optim_wrapper.load_state_dict(shards)
+
+    def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
+        """Save a file, which until then is what it was before; see ``FSDPStrategy``."""
+        if '://' in filename or not self._is_full_state_dict():
+            super().save_checkpoint(filename, **kwargs)
+            return
+        # FlexibleRunner keeps `AtomicCheckpointHook`'s backend to itself. Of this name
+        # the hook removes what killed runs left.
+        path = Path(filename)
+        part = path.with_name(f'.{path.name}.part')
+        try:
+            super().save_checkpoint(str(part), **kwargs)
+            if is_main_process():
+                with part.open('rb') as file:
+                    os.fsync(file.fileno())
+                os.replace(part, path)
+        except OSError as error:
+            raise OSError(f'{path} cannot be written: {error.strerror}') from error
+        finally:
+            if is_main_process() and part.exists():
+                part.unlink()

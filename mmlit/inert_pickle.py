@@ -32,6 +32,7 @@ _TENSORS = tuple(
 #: none of it makes anything of a size that the file chooses.
 _OF_NEWER_TORCH = (
     'builtins.complex',
+    'torch.Tensor',
     'torch._tensor._rebuild_from_type_v2',
     'torch._utils._rebuild_parameter_with_state',
     'torch._utils._rebuild_tensor_v3',
@@ -141,7 +142,8 @@ class InertUnpickler(pickle._Unpickler):
         if not isinstance(called, Name) or type(args) is not tuple:
             raise pickle.UnpicklingError(f'a call of a {type(called).__name__}')
         name = called.name
-        if name in ITEM_SIZES and name not in self._also:
+        # The type of a tensor may be named, as FSDP's checkpoints do.
+        if name in (*ITEM_SIZES, 'torch.Tensor') and name not in self._also:
             raise pickle.UnpicklingError(f'a call of {name}')
         if name in _TENSORS:
             self._note_tensor(args)

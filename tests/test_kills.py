@@ -1,7 +1,9 @@
 """A training that is killed, stopped or out of room ends as the undisturbed one."""
 
+import shutil
 import signal
 import sys
+import time
 
 import pytest
 
@@ -34,6 +36,16 @@ def tiny(folder):
         train_dataloader=dict(batch_size=2, num_workers=1),
         train_cfg=dict(max_epochs=5),
         default_hooks=dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=1)),
+    )
+
+
+def demo(folder):
+    """The demo's own network and images, a fiftieth of their number."""
+    return killing.write_config(
+        folder,
+        shapes=dict(train=32, val=4, size=160, seed=0),
+        train_cfg=dict(max_epochs=4),
+        default_hooks=dict(logger=dict(interval=1)),
     )
 
 
@@ -114,3 +126,38 @@ def test_one_training_through_everything(tmp_path):
     check_same_end(tmp_path / 'straight', work_dir, epochs=5)
     names = sorted(p.name for p in work_dir.iterdir() if p.is_file())
     assert names == ['config.py', 'epoch_5.pth', 'last_checkpoint']
+
+
+@pytest.mark.soak
+def test_twenty_kills(tmp_path):
+    """At any moment, every fourth in a write; as many trainings as that takes."""
+    config, straight = demo(tmp_path), tmp_path / 'straight'
+    began = time.monotonic()
+    first = Training(config, straight)
+    assert first.finish() == 0, first.output[-3000:]
+    duration = time.monotonic() - began
+    draw = killing.chance('the moments of the kills')
+    kills, trainings, in_writes = 0, 0, 0
+    while kills < 20:
+        trainings += 1
+        work_dir, done = tmp_path / f'killed{trainings}', (0, 0)
+        while True:
+            run = Training(config, work_dir)
+            writing = kills % 4 == 3
+            moment = time.monotonic() + draw.uniform(0, duration / 2)
+            due = run.writes if writing else lambda end=moment: time.monotonic() > end
+            if kills == 20 or not run.wait_for(due, patience=3600):
+                break
+            if run.kill() != -signal.SIGKILL:
+                break
+            kills += 1
+            in_writes += bool(run.parts())
+            if 'Epoch(' in run.output:
+                assert resumed(run.output) == done, run.output[-3000:]
+            before, done = done, progress(work_dir)
+            assert done >= before
+        assert run.finish() == 0, run.output[-3000:]
+        assert resumed(run.output) == done
+        metrics = check_same_end(straight, work_dir, epochs=4)
+        shutil.rmtree(work_dir)
+    print(f'{kills} kills, {in_writes} in writes, {trainings} trainings; {metrics}')
