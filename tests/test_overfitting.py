@@ -11,7 +11,8 @@ from running_tools import run
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / 'configs/segmentation/lit-ti_fpn_fpnhead_8xb2-80k_ade20k-512x512.py'
 pytest.importorskip('mmseg', reason='the segmentation configs are for mmseg')
-pytestmark = pytest.mark.soak
+HOUR = 3600
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(HOUR)]
 #: The first eight of the training images.
 EIGHT = ('000009', '000025', '000030', '000034', '000036', '000042', '000049', '000061')
 CONFIG = """
@@ -59,5 +60,7 @@ def test_semantic_fpn_on_eight_images(tmp_path, data_root):
     config = tmp_path / 'eight.py'
     config.write_text(CONFIG.format(base=str(BASE), root=str(root)))
     mmseg = Path(importlib.util.find_spec('mmseg').origin).parent
-    said = run(mmseg / '.mim' / 'tools' / 'train.py', config, cwd=tmp_path)
+    said = run(
+        mmseg / '.mim' / 'tools' / 'train.py', config, cwd=tmp_path, timeout=HOUR
+    )
     assert float(re.findall(r'mIoU: ([\d.]+)', said)[-1]) >= 50
