@@ -17,15 +17,15 @@ def start(tool, *arguments, cwd):
     )
 
 
-def finish(process):
+def finish(process, timeout=900):
     """Returns the output of a tool that has to succeed."""
-    output, _ = process.communicate(timeout=900)
+    output, _ = process.communicate(timeout=timeout)
     assert process.returncode == 0, output[-5000:]
     return output
 
 
-def run(tool, *arguments, cwd):
-    return finish(start(tool, *arguments, cwd=cwd))
+def run(tool, *arguments, cwd, timeout=900):
+    return finish(start(tool, *arguments, cwd=cwd), timeout)
 
 
 def metrics(work_dir, newest):

@@ -1,10 +1,13 @@
 """Segmentation: train, save, resume and test through mmseg's tools and mmlit's."""
 
 import importlib.util
+import math
+import re
 from pathlib import Path
 
 import cv2
 import pytest
+import torch
 
 from running_tools import SPLITS, check_continued, finish, metrics, run, start
 
@@ -81,14 +84,29 @@ def test_tools_on_the_layout_of_ade20k(tmp_path, data_root, name, tools):
     assert len(drawn) == (2 if tools.parent == ROOT else 0)
 
 
-def test_own_tools_on_shapes(tmp_path):
-    data = tmp_path / 'data' / 'shapes'
-    options = [
+def shapes_options(data):
+    return [
         '--cfg-options',
         *(f'shapes.out={data}', 'shapes.train=4', 'shapes.val=2', 'shapes.size=64'),
         *('train_dataloader.batch_size=2', 'default_hooks.logger.interval=1'),
         *(f'{s}_dataloader.dataset.data_root={data}/' for s in SPLITS),
     ]
+
+
+def test_mixed_precision_on_shapes(tmp_path):
+    """Without a GPU: trained under autocast, tested in float32."""
+    options = [*shapes_options(tmp_path / 'shapes'), 'train_cfg.max_epochs=1']
+    output = run(ROOT / 'tools' / 'train.py', SHAPES, '--amp', *options, cwd=tmp_path)
+    if not torch.cuda.is_available():
+        assert 'bfloat16 autocast' in output
+    losses = re.findall(r'  loss: ([\w.]+)', output)
+    assert len(losses) == 2 and all(math.isfinite(float(loss)) for loss in losses)
+    assert re.search(r'mIoU: [\d.]+', output)
+
+
+def test_own_tools_on_shapes(tmp_path):
+    data = tmp_path / 'data' / 'shapes'
+    options = shapes_options(data)
     # The data is not there yet.
     train = (ROOT / 'tools' / 'train.py', SHAPES, '--check-data')
     said = finish(start(*train, *options, 'train_cfg.max_epochs=1', cwd=tmp_path))

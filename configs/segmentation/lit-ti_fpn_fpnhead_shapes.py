@@ -18,7 +18,7 @@ max_epochs = 4
 
 # Smaller than the images are: a step takes two thirds of the time.
 scale = (128, 128)
-channels = 96
+channels = 64
 model = dict(
     data_preprocessor=dict(size=scale),
     # Raw tokens of an untrained LIT differ in size by level: norms level them.
@@ -57,7 +57,7 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=5,
+    batch_size=4,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler'),
