@@ -177,15 +177,9 @@ def train_published_archs(rank):
 # --- the tests --------------------------------------------------------------------
 
 
-def test_two_processes_learn_as_one(tmp_path):
-    in_two(
-        tmp_path,
-        compare_with_joint_batch,
-        shard,
-        train_batch_norms,
-        leave_out_level_0,
-    )
+def test_two_processes_learn_as_one():
+    in_two(compare_with_joint_batch, shard, train_batch_norms, leave_out_level_0)
 
 
-def test_published_archs(tmp_path):
-    in_two(tmp_path, train_published_archs)
+def test_published_archs():
+    in_two(train_published_archs)

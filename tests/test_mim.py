@@ -55,7 +55,7 @@ def test_search(site, tmp_path):
     assert figures['retinanet_lit-m_fpn_1x_coco'] is None
     # Of the collection, by way of mim.
     assert found['epochs'][RETINANET] == 12
-    assert len(found['config']) == 19
+    assert len(found['config']) == 20
 
 
 class Quiet(SimpleHTTPRequestHandler):

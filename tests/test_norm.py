@@ -1,5 +1,7 @@
 """The norm that is SyncBN in distributed runs on GPUs and BN elsewhere."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,6 +11,7 @@ from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from torch import nn
 
 from mmlit.norm import SyncBNOnGPU
+from two_processes import in_two
 
 CFG = dict(type='SyncBNOnGPU', requires_grad=True)
 
@@ -103,10 +106,7 @@ def test_a_misspelt_argument_is_refused():
         SyncBNOnGPU(8, epsilon=1e-3)
 
 
-def train_in_two(rank, folder, norm):
-    dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
-    )
+def train_on_own_images(folder, norm, rank):
     model = MMDistributedDataParallel(conv(norm))
     torch.manual_seed(rank)
     x = torch.randn(2, 3, 8, 8) + rank
@@ -117,11 +117,10 @@ def train_in_two(rank, folder, norm):
         grad=model.module.conv.weight.grad.contiguous(),
     )
     torch.save(saved, f'{folder}/{rank}.pth')
-    dist.destroy_process_group()
 
 
 def test_two_cpu_processes_train_on_their_own_statistics(tmp_path):
-    mp.spawn(train_in_two, (tmp_path, 'SyncBNOnGPU'), nprocs=2)
+    in_two(partial(train_on_own_images, tmp_path, 'SyncBNOnGPU'))
     grads = []
     for rank in range(2):
         saved = torch.load(tmp_path / f'{rank}.pth', weights_only=True)
@@ -135,4 +134,4 @@ def test_two_cpu_processes_train_on_their_own_statistics(tmp_path):
 def test_sync_bn_itself_fails_there(tmp_path):
     """Why the class exists: once this passes, plain SyncBN would do."""
     with pytest.raises(mp.ProcessRaisedException, match='only work with GPU modules'):
-        mp.spawn(train_in_two, (tmp_path, 'SyncBN'), nprocs=2)
+        in_two(partial(train_on_own_images, tmp_path, 'SyncBN'))

@@ -71,5 +71,5 @@ def train_methods(rank):
         assert all(p.grad is not None for p in model.parameters()), name
 
 
-def test_each_method_trains_in_two_processes(tmp_path):
-    in_two(tmp_path, train_methods)
+def test_each_method_trains_in_two_processes():
+    in_two(train_methods)

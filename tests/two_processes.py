@@ -13,19 +13,20 @@ import torch.multiprocessing as mp
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 
 
-def in_two(folder, *works):
+def in_two(*works):
     """Calls each work(rank) in two processes that have a group; raises their errors.
 
     Works are functions at the top of a module. Starting takes seconds, so that what can
     be checked in one go is; the error says which work it was in.
     """
-    mp.spawn(_join, (str(folder), works), nprocs=2)
+    mp.spawn(_join, (free_port(), works), nprocs=2)
 
 
-def _join(rank, folder, works):
+def _join(rank, port, works):
     torch.set_num_threads(1)
+    # Not by a file: once one process waited for that after the other had ended.
     dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
+        'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=2
     )
     for work in works:
         work(rank)
