@@ -138,18 +138,20 @@ class ResizedTables:
             self._whereabouts = _whereabouts(table)
             if table.device.type == 'cpu':
                 self._copy = table.detach().clone()
-        resized = self._resized.pop(grid, None)
+        held = self._resized  # another thread may clear in between
+        resized = held.pop(grid, None)
         if resized is None:
             resized = resize_bias_table(table.detach(), grid)
-        self._resized[grid] = resized
-        while len(self._resized) > self.MOST:
-            self._resized.popitem(last=False)
+        held[grid] = resized
+        while len(held) > self.MOST:
+            held.popitem(last=False)
         return resized
 
     def _is_of(self, table: Tensor) -> bool:
         if self._whereabouts != _whereabouts(table):
             return False
-        return self._copy is None or torch.equal(self._copy, table)
+        copy = self._copy  # another thread may clear in between
+        return copy is None or torch.equal(copy, table)
 
 
 def _whereabouts(table: Tensor) -> tuple:

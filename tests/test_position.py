@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -204,3 +205,17 @@ class TestResizedTables:
         with torch.no_grad():
             first = bias((9, 5))
         torch.testing.assert_close(first, bias((9, 5)).detach(), rtol=0, atol=0)
+
+    @torch.no_grad()
+    def test_another_thread_may_clear_at_any_time(self, bias):
+        """As one does that sees the model for the first time, while others run it."""
+
+        class Cleared(OrderedDict):
+            def __len__(self):
+                bias.resized.clear()
+                return super().__len__()
+
+        bias((5, 5))
+        bias.resized._resized = Cleared({(1, n): None for n in range(5)})
+        expected = resize_bias_table(bias.relative_position_bias_table, (9, 5))
+        assert torch.equal(bias((9, 5)), expected)

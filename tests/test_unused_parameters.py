@@ -45,12 +45,15 @@ def load(name):
 @pytest.mark.parametrize('name', TRAINED)
 def test_every_parameter_of_a_config_gets_a_gradient(name):
     cfg = load(name)
+    # A block that is dropped for both images would get zeros by chance.
+    cfg.model.backbone.drop_path_rate = 0.0
     model = build(cfg)
     train_on(model, noise(cfg))
-    unused = [
-        n for n, p in model.named_parameters() if p.requires_grad and p.grad is None
-    ]
-    assert not unused
+    trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    assert not [n for n, grad in trained.items() if grad is None]
+    # Heads may: of a class that no box has, of boxes where none fits.
+    zeros = [n for n, grad in trained.items() if grad.count_nonzero() == 0]
+    assert not [n for n in zeros if n.startswith('backbone.')]
 
 
 def train_methods(rank):
