@@ -82,7 +82,8 @@ def collect(sites: Iterable[Path]) -> Dict[Tuple[str, str], str]:
 
 def read_page(text: str) -> Dict[Tuple[str, str], str]:
     """Return {(name, version): licence} of the page's table."""
-    rows = re.findall(r'^\| (\S+) \| (\S+) \| (.*) \|$', text, re.M)
+    table = text.partition('|---|---|---|\n')[2]
+    rows = re.findall(r'^\| (\S+) \| (\S+) \| (.*) \|$', table, re.M)
     return {(name, version): licence for name, version, licence in rows}
 
 
