@@ -36,7 +36,9 @@ CUSTOM_DATA = 'docs/custom_data.md'
 WITH_TEXT = [*DOCUMENTS, CUSTOM_DATA, 'tools/README.md', 'configs/README.md']
 TOOLS = {path.name for path in (ROOT / 'tools').glob('*.*') if path.suffix != '.md'}
 BLOCK = re.compile(
-    r'^(?:<!-- (?P<remark>[^\n]+) -->\n)?```(?P<language>[\w{}-]*)\n(?P<text>.*?)^```$',
+    # After the language, a directive has its argument: ```{include} FILE.
+    r'^(?:<!-- (?P<remark>[^\n]+) -->\n)?```(?P<language>[\w{}-]*)(?: [^\n]*)?\n'
+    r'(?P<text>.*?)^```$',
     re.M | re.S,
 )
 #: Words of the documents that stand for something of the reader's.

@@ -44,7 +44,7 @@ mmdet = pytest.importorskip('mmdet', reason='the documents are for mmdet')
 pytest.importorskip('mmseg', reason='the documents are for mmseg')
 
 #: Whoever adds a block that is not run says so here, too.
-NOT_RUN = {'network': 9, 'GPU': 6, 'minutes': 5}
+NOT_RUN = {'network': 11, 'GPU': 6, 'minutes': 5}
 LANGUAGES = {'bash', 'python', 'text', 'bibtex', '{toctree}', '{include}', '{eval-rst}'}
 MIM = ROOT / '.build' / 'mim' / 'bin' / 'mim'
 #: Of the default stack, which is the one that the documents install by hand.
@@ -210,6 +210,8 @@ def resolve(words: list, python) -> bool:
         return check_make(rest)
     if program == 'pip':
         return check_pip(rest)
+    if program == 'pip-audit':
+        return all((ROOT / word).is_file() for word in rest if '/' in word)
     if program == 'jupyter':
         return rest[0] == 'notebook' and (ROOT / rest[1]).is_file()
     # mim is asked itself, below, where it is installed.

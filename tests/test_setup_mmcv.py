@@ -45,7 +45,7 @@ def test_an_interrupted_build_keeps_what_is_compiled(
     tree.mkdir(parents=True)
     (tree / 'setup.py').write_text(FAKE_SETUP_PY)
     wheels = tmp_path / 'wheels' / 'key'
-    arguments = (Path(sys.executable), name, '2.1.0', 'cpu', tree.parent, wheels)
+    arguments = (Path(sys.executable), name, '2.1.0', 'cpu', tree, wheels)
     arguments += (tmp_path,)
     with pytest.raises(SetupError, match='MAX_JOBS=1'):
         setup_mmcv.build_wheel(*arguments)
@@ -70,7 +70,7 @@ def test_a_cache_that_cannot_be_written_to_costs_no_build(
     (tree / 'setup.py').write_text(FAKE_SETUP_PY)
     (tmp_path / 'a_file').touch()
     wheels = tmp_path / 'a_file' / 'key'
-    arguments = (Path(sys.executable), 'mmcv', '2.1.0', 'cpu', tree.parent, wheels)
+    arguments = (Path(sys.executable), 'mmcv', '2.1.0', 'cpu', tree, wheels)
     wheel = setup_mmcv.build_wheel(*arguments, tmp_path)
     assert wheel.read_text() == 'wheel' and wheel.is_relative_to(tree.parent)
     assert 'is not kept for another time' in capsys.readouterr().out

@@ -129,13 +129,13 @@ def test_mim_is_apart_from_the_rest(root):
 def test_a_mim_that_cannot_be_installed_says_that_the_rest_is_there(
     tmp_path, monkeypatch
 ):
-    def fail(pip, *arguments):
+    def fail(pip, *arguments, **options):
         raise SetupError('no network')
 
     monkeypatch.setattr(setup_packages.Pip, 'install', fail)
     monkeypatch.setattr(setup_mim, 'run_logged', lambda *arguments: 0)
     with pytest.raises(SetupError, match=r'no network\n\.venv itself is complete'):
-        setup_mim.make(tmp_path / 'mim', tmp_path, {'openmim': '0.3.9'}, tmp_path)
+        setup_mim.make(tmp_path / 'mim', tmp_path, [], {}, tmp_path)
 
 
 def test_another_torch_redoes_mmcv(root):

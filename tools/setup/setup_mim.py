@@ -13,8 +13,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict
+from typing import List
 
+from setup_hashes import Hashes
 from setup_packages import Pip
 from setup_process import SetupError, child_environment, run_logged, tail
 
@@ -32,7 +33,9 @@ def site_of(folder: Path) -> Path:
     return folder / 'lib' / version / 'site-packages'
 
 
-def make(folder: Path, stack: Path, pins: Dict[str, str], logs: Path) -> None:
+def make(
+    folder: Path, stack: Path, pins: List[str], hashes: Hashes, logs: Path
+) -> None:
     """Make the environment anew, with `pins`, in front of the packages in `stack`."""
     shutil.rmtree(folder, ignore_errors=True)
     log = logs / 'mim-venv.log'
@@ -41,12 +44,10 @@ def make(folder: Path, stack: Path, pins: Dict[str, str], logs: Path) -> None:
         raise SetupError(f'{folder} could not be made:\n{tail(log)}\n{ELSE}')
     python = folder / 'bin' / 'python'
     # Wheels only, as in .venv.
-    options = ('--no-deps', '--only-binary', ':all:')
-    wanted = [f'{name}=={version}' for name, version in pins.items()]
+    options = ('--only-binary', ':all:')
+    what = 'installing mim, away from the stack'
     try:
-        Pip(python, logs).install(
-            'installing mim, away from the stack', (*options, *wanted), len(wanted)
-        )
+        Pip(python, logs).install_locked(what, pins, hashes, options)
     except SetupError as error:
         raise SetupError(f'{error}\n{ELSE}') from None
     # Python appends what such a file names, so the packages above win.

@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Optional, Tuple
 
+from setup_hashes import Hashes, explain_mismatch, write_pins
 from setup_process import (
     SetupError,
     Status,
@@ -147,7 +148,7 @@ def explain(log: Path) -> str:
 
 
 def fetch_sources(
-    python: Path, name: str, version: str, folder: Path, logs: Path
+    python: Path, name: str, version: str, hashes: Hashes, folder: Path, logs: Path
 ) -> Path:
     """Return the unpacked source tree of mmcv, fetching it if it is not there."""
     tree = folder / f'{name.replace("-", "_")}-{version}'
@@ -157,13 +158,18 @@ def fetch_sources(
     # In a folder of its own until it is whole; dropped if we are interrupted.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         log = logs / 'mmcv-download.log'
+        file = Path(scratch) / 'mmcv.requirements'
+        file.write_text(write_pins([f'{name}=={version}'], hashes), encoding='utf-8')
         command = [python, '-m', 'pip', 'download', '--no-deps', '--no-binary', ':all:']
-        command += ['--no-build-isolation', '-d', scratch, f'{name}=={version}']
+        command += ['--no-build-isolation', '-d', scratch]
+        command += ['--require-hashes', '-r', file]
         if run_logged(command, log, f'fetching the sources of {name} {version}') != 0:
-            raise SetupError(f'{name} {version} was not downloaded:\n{tail(log)}')
+            mismatch = explain_mismatch(log.read_text(encoding='utf-8'))
+            failure = f'{name} {version} was not downloaded:\n{tail(log)}'
+            raise SetupError(mismatch or failure)
         archive = next(Path(scratch).glob('*.tar.gz'))
         with tarfile.open(archive) as members:
-            # Older Pythons know no filters; the archive is the pinned one of PyPI.
+            # Older Pythons know no filters; the archive has the hash of its lock file.
             safe = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}
             members.extractall(scratch, **safe)
         os.replace(Path(scratch) / tree.name, tree)
@@ -175,16 +181,15 @@ def build_wheel(
     name: str,
     version: str,
     ops: str,
-    sources: Path,
+    tree: Path,
     wheels: Path,
     logs: Path,
 ) -> Path:
-    """Compile mmcv with ops and return the wheel, which appears whole in `wheels`.
+    """Compile the sources in `tree`; return the wheel, which appears whole in `wheels`.
 
     Where that folder cannot be written to, the wheel stays with the sources.
     """
     check_compiler()
-    tree = fetch_sources(python, name, version, sources, logs)
     jobs = os.environ.get('MAX_JOBS') or str(
         count_jobs(available_cores(), available_gigabytes())
     )
@@ -197,7 +202,7 @@ def build_wheel(
     )
     # setup.py itself and not pip: pip answers a failed build with `setup.py clean`,
     # which would throw away every file compiled so far.
-    fresh = sources / 'dist'
+    fresh = tree.parent / 'dist'
     shutil.rmtree(fresh, ignore_errors=True)
     command = [python, 'setup.py', 'bdist_wheel', '--dist-dir', fresh]
     cuda = ops != 'cpu'

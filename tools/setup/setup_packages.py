@@ -11,7 +11,16 @@ import subprocess
 from pathlib import Path
 from typing import Dict, Iterable, List, Optional
 
-from setup_process import SetupError, Status, child_environment, run_logged, say, tail
+from setup_hashes import Hashes, explain_mismatch, write_pins
+from setup_process import (
+    SetupError,
+    Status,
+    child_environment,
+    run_logged,
+    say,
+    tail,
+    write_atomically,
+)
 
 # OpenCV distributions that would overwrite the headless one's files.
 FOREIGN_OPENCV = (
@@ -125,12 +134,26 @@ class Pip:
     def install(self, what: str, arguments: Iterable[str], total: int = 0) -> None:
         """Run `pip install`; a failure raises with the end of its output."""
         if not self.try_install(what, arguments, total):
+            output = self.log(what).read_text(encoding='utf-8', errors='replace')
+            mismatch = explain_mismatch(output)
+            if mismatch:
+                raise SetupError(f'{mismatch} (see {self.log(what)})')
             raise SetupError(
                 f'pip could not do this: {what}. The end of {self.log(what)}:\n'
                 f'{tail(self.log(what))}\n'
                 'If that names a network problem, run the same command again: what is '
                 'done is kept.'
             )
+
+    def install_locked(
+        self, what: str, pins: List[str], hashes: Hashes, options: Iterable[str]
+    ) -> None:
+        """Install `pins` and nothing else, from files whose hashes are in `hashes`."""
+        # pip reads hashes from files only.
+        file = self.log(what).with_suffix('.requirements')
+        write_atomically(file, write_pins(pins, hashes))
+        arguments = ('--no-deps', '--require-hashes', *options, '-r', str(file))
+        self.install(what, arguments, total=len(pins))
 
     def uninstall(self, names: List[str]) -> None:
         """Uninstall distributions that are in the way."""

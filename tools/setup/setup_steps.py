@@ -17,6 +17,7 @@ from typing import Callable, Dict, List, Tuple
 import setup_mim
 import setup_mmcv
 import setup_torch
+from setup_hashes import Hashes, lock_of, read_lock
 from setup_packages import (
     FOREIGN_OPENCV,
     PROGRESS,
@@ -87,15 +88,30 @@ class Setup:
         if stack != 'openmmlab':
             del self.steps['mim']  # One is enough, and it shares .venv's packages.
 
-    def pins(self, name: str) -> Dict[str, str]:
-        """Return the pins of `name`.txt in requirements/ and in the stack's folder."""
+    def lists(self, name: str) -> List[Path]:
+        """Return `name`.txt of requirements/ and of the stack's folder, if there."""
         folder = self.root / 'requirements'
         files = (folder / f'{name}.txt', folder / self.stack / f'{name}.txt')
+        return [file for file in files if file.is_file()]
+
+    def pins(self, name: str) -> Dict[str, str]:
+        """Return the pins of the lists `name`."""
         pins = {}
-        for file in files:
-            if file.is_file():
-                pins.update(read_pins(file))
+        for file in self.lists(name):
+            pins.update(read_pins(file))
         return pins
+
+    def hashes(self, name: str) -> Hashes:
+        """Return the hashes beside the lists `name`.
+
+        No part of a step's key: what is installed stays when they become more.
+        """
+        locks = [lock_of(file) for file in self.lists(name)]
+        hashes: Hashes = {}
+        for lock in locks:
+            if lock.is_file():
+                hashes.update(read_lock(lock))
+        return hashes
 
     def mmcv(self) -> Tuple[str, str]:
         """Return the (distribution name, version) of this stack's mmcv."""
@@ -193,18 +209,18 @@ class Setup:
             and (self.python.parent / 'activate').is_file()  # Written last.
         )
 
-    def install_pins(self, what: str, pins: Dict[str, str], options: tuple) -> None:
-        """Install those of `pins` that are missing or damaged, and nothing else."""
+    def install_pins(self, what: str, name: str, options: tuple) -> None:
+        """Install what is missing or damaged of the lists `name`, and nothing else."""
         remove_debris(self.site)
-        missing = find_missing(self.site, pins, deep=True)
+        missing = find_missing(self.site, self.pins(name), deep=True)
         if missing:
             # Damaged ones count as installed for pip unless it is forced.
-            options = ('--no-deps', '--force-reinstall', *options)
-            self.pip.install(what, (*options, *missing), total=len(missing))
+            options = ('--force-reinstall', *options)
+            self.pip.install_locked(what, missing, self.hashes(name), options)
 
     def install_build(self) -> None:
         """Install pip, setuptools and what else builds packages."""
-        self.install_pins('installing the build tools', self.pins('build'), ())
+        self.install_pins('installing the build tools', 'build', ())
 
     def install_torch(self) -> None:
         """Install the build of torch that this machine's device asks for."""
@@ -241,19 +257,19 @@ class Setup:
         options = ('--only-binary', ':all:', '--no-binary', ','.join(SOURCES_ONLY))
         options += ('--no-build-isolation', *PROGRESS)
         what = 'installing the stack (some minutes, up to 250 MB)'
-        self.install_pins(what, self.pins('stack'), options)
+        self.install_pins(what, 'stack', options)
 
     def install_test(self) -> None:
         """Install what `make test` needs."""
         # fvcore and iopath have no wheels; the build step's setuptools builds them.
         options = ('--no-build-isolation',)
-        self.install_pins('installing the test tools', self.pins('test'), options)
+        self.install_pins('installing the test tools', 'test', options)
 
     def install_docs(self) -> None:
         """Install what `make docs` and the notebook need."""
         options = ('--only-binary', ':all:')
         what = 'installing what builds the documentation'
-        self.install_pins(what, self.pins('docs'), options)
+        self.install_pins(what, 'docs', options)
 
     def install_mmcv(self) -> None:
         """Install mmcv with ops that work here, from the finished wheel if it is."""
@@ -278,8 +294,12 @@ class Setup:
             wheel.unlink()
             wheel = None
         if wheel is None:
+            hashes = self.hashes('mmcv')
+            tree = setup_mmcv.fetch_sources(
+                self.python, name, version, hashes, self.build / key, self.build
+            )
             wheel = setup_mmcv.build_wheel(
-                self.python, name, version, ops, self.build / key, folder, self.build
+                self.python, name, version, ops, tree, folder, self.build
             )
             failure = self.install_wheel(wheel, ops)
             if failure:
@@ -300,7 +320,8 @@ class Setup:
 
     def make_mim(self) -> None:
         """Make the environment of mim, which shares .venv's packages."""
-        setup_mim.make(self.mim, self.site, self.pins('mim'), self.build)
+        wanted = [f'{name}=={version}' for name, version in self.pins('mim').items()]
+        setup_mim.make(self.mim, self.site, wanted, self.hashes('mim'), self.build)
 
     def check(self) -> None:
         """Run `pip check`, explain the line that is expected, fail on any other."""
