@@ -20,12 +20,13 @@ from mmengine.dist import barrier, get_rank
 from mmengine.runner import CheckpointLoader
 
 from .checkpoint_reader import BrokenCheckpointError, read_file
+from .saved_config import without_programs
 
 
 # mmengine logs a loader by its name, less `load_from_`.
 def load_from_local(filename: str, map_location: Any = None) -> Any:
     """Read a local file for mmengine, see `checkpoint_reader.read_checkpoint`."""
-    return read_file(filename, map_location)
+    return without_programs(read_file(filename, map_location), filename)
 
 
 def load_from_http(
@@ -59,7 +60,7 @@ def load_from_http(
         barrier()
         _download(filename, path, progress)
     try:
-        return read_file(path, map_location)
+        return without_programs(read_file(path, map_location), filename)
     except BrokenCheckpointError as error:
         raise BrokenCheckpointError(
             f'{error}. It is the download of {filename}: delete it, and it is fetched '
