@@ -59,17 +59,18 @@ class FiniteLossHook(Hook):
     ) -> None:
         """Look at the losses of the iteration."""
         images = _name_images(data_batch)
-        wrong = {
-            name: float(value)
+        losses = {
+            name: value.item() if isinstance(value, torch.Tensor) else value
             for name, value in (outputs or {}).items()
-            if 'loss' in name and not math.isfinite(value)
+            if 'loss' in name
         }
+        wrong = {n: value for n, value in losses.items() if not math.isfinite(value)}
         if not wrong:
             self._bad, self._images_before = [], images
             return
-        losses = ', '.join(f'{name} {value}' for name, value in wrong.items())
+        listed = ', '.join(f'{name} {value}' for name, value in wrong.items())
         moment = f'iteration {runner.iter + 1} (epoch {runner.epoch + 1})'
-        self._bad.append(f'{moment}: {losses}; {images}')
+        self._bad.append(f'{moment}: {listed}; {images}')
         if len(self._bad) >= self.in_a_row:
             raise NonFiniteLossError(
                 f'the loss is not finite, {len(self._bad)} times in a row, so training '

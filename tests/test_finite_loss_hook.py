@@ -122,3 +122,13 @@ def test_many_images_are_cut_short(monkeypatch):
 def test_wrong_arguments(wrong):
     with pytest.raises((TypeError, ValueError), match=f'in_a_row={wrong}'):
         FiniteLossHook(in_a_row=wrong)
+
+
+def test_losses_that_want_gradients_are_read_without_a_warning(recwarn):
+    torch.set_warn_always(True)
+    try:
+        loss = torch.ones((), requires_grad=True) * 2
+        FiniteLossHook().after_train_iter(None, 0, None, {'loss': loss, 'loss_a': 1.0})
+    finally:
+        torch.set_warn_always(False)
+    assert not [str(w.message) for w in recwarn]
