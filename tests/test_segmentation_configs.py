@@ -257,7 +257,7 @@ def test_shapes_config():
     assert cfg.train_cfg == dict(
         type='EpochBasedTrainLoop',
         max_epochs=cfg.max_epochs,
-        val_interval=1,
+        val_interval=2,
     )
     assert Path(cfg.data_root).is_absolute()
     assert Path(cfg.data_root).resolve() == CONFIGS.parents[1] / 'data' / 'shapes'
@@ -284,7 +284,7 @@ def test_shapes_config():
     assert [len(stage.blocks) for stage in model.backbone.stages] == [3, 4, 6, 3]
     spared, rates = without_decay(model, cfg)
     base = cfg.optim_wrapper.optimizer.lr
-    assert spared == set() and rates == {base, 10 * base}
+    assert spared == set() and rates == {base, 10 * base, 0.1 * base}
     entropy, _ = cfg.model.decode_head.loss_decode
     assert len(entropy.class_weight) == len(cfg.classes)
 

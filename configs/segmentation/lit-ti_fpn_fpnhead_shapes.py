@@ -14,13 +14,16 @@ shapes = dict(out=data_root, train=1600, val=80, size=160, seed=0)
 classes = ('background', 'circle', 'triangle', 'ring')
 num_classes = len(classes)
 palette = [[40, 40, 40], [230, 159, 0], [86, 180, 233], [0, 158, 115]]
-max_epochs = 4
+max_epochs = 6
 
 # Smaller than the images are: a step takes two thirds of the time.
 scale = (128, 128)
+# Crops that are not all background: more shapes for the same number of pixels. Batches
+# of 7 at this size, for as many steps, gain 2.5 mIoU over 4 whole images.
+crop_size = (96, 96)
 channels = 64
 model = dict(
-    data_preprocessor=dict(size=scale),
+    data_preprocessor=dict(size=crop_size),
     # Raw tokens of an untrained LIT differ in size by level: norms level them.
     backbone=dict(init_cfg=None, drop_path_rate=0.0, out_norm_indices=(0, 1, 2, 3)),
     neck=dict(out_channels=channels),
@@ -29,11 +32,11 @@ model = dict(
         channels=channels,
         dropout_ratio=0.0,
         num_classes=num_classes,
-        # 0.85 of all pixels are background: left alone, it is all that is learned at
-        # first. Triangles are the rarest, and learned last: the Lovasz loss, which
+        # Most pixels are background: left alone, it is all that is learned at first.
+        # Triangles are the rarest, and learned last: the Lovasz loss, which
         # counts classes alike, sees to them.
         loss_decode=[
-            dict(type='CrossEntropyLoss', class_weight=[0.25, 1.0, 1.3, 1.0]),
+            dict(type='CrossEntropyLoss', class_weight=[0.5, 1.0, 1.2, 1.0]),
             dict(type='LovaszLoss', reduction='none'),
         ],
     ),
@@ -43,6 +46,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(
         type='RandomFlip',
         prob=[0.25, 0.25, 0.25],
@@ -57,7 +61,7 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=7,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler'),
@@ -86,24 +90,30 @@ test_dataloader = val_dataloader
 optim_wrapper = dict(
     optimizer=dict(lr=1e-4, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=2.0),
-    # Neck and head bear a higher rate than LIT, which learns more slowly with twice its
-    # own: 0.42 mIoU after two epochs instead of 0.52.
+    # Neck and head bear a higher rate than LIT, and LIT than its offsets, which at the
+    # same rate move by parts of a pixel each step.
     paramwise_cfg=dict(
-        custom_keys={'neck': dict(lr_mult=10.0), 'decode_head': dict(lr_mult=10.0)}
+        custom_keys={
+            'neck': dict(lr_mult=10.0),
+            'decode_head': dict(lr_mult=10.0),
+            'conv_offset': dict(lr_mult=0.1),
+        }
     ),
 )
 # The same start and the same batches each time.
 randomness = dict(seed=0)
 train_cfg = dict(
-    _delete_=True, type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1
+    _delete_=True, type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=60),
+    # A high rate for as long as possible: more steps help, and a higher rate does not.
     dict(
-        type='CosineAnnealingLR',
-        T_max=max_epochs,
+        type='LinearLR',
+        start_factor=1.0,
+        end_factor=0.0,
+        begin=4,
         end=max_epochs,
-        eta_min=0.0,
         convert_to_iter_based=True,
     ),
 ]
