@@ -4,6 +4,7 @@ Everything is imported inside of the functions (see imports.py).
 """
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import List
@@ -107,9 +108,11 @@ def check_checkpoint() -> str:
         try:
             loaded = torch.load(file, map_location='cpu')
         except Exception as error:
+            # torch's first line is advice to read the file unsafely.
+            refused = re.search(r'Unsupported global: GLOBAL \S+', str(error))
+            why = refused[0] if refused else environment.first_line(error)
             raise Fault(
-                f'a checkpoint as mmengine writes it cannot be read '
-                f'({environment.first_line(error)})',
+                f'a checkpoint as mmengine writes it cannot be read ({why})',
                 checkpoint_command(),
             ) from None
     if loaded['message_hub'].mean() != history.mean():

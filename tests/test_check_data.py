@@ -220,6 +220,16 @@ def test_command_on_sound_data(tmp_path):
     assert output == 'training data (BaseSegDataset): 2 images: nothing found\n'
 
 
+def test_command_on_spoilt_masks(tmp_path):
+    write_masks(tmp_path)
+    config = masks_config(tmp_path)
+    (tmp_path / 'masks' / 'b.png').unlink()
+    status, output, errors = run('check_data.py', config, tmp_path)
+    assert status == 1
+    assert 'error: mask does not exist' in output and 'b.png' in output
+    assert errors.endswith('check_data.py: 1 kind of errors in the data, see above\n')
+
+
 def test_command_on_spoilt_data(tmp_path):
     content = coco_content()
     content['annotations'][0].update(bbox=[4, 5, 0, 10])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from doctor_helpers import (
     CHECKOUT,
@@ -25,6 +26,8 @@ from doctor_helpers import (
     run,
     write,
 )
+from mmlit_doctor import runs
+from mmlit_doctor.surroundings import Advice, Fault
 from mmlit_doctor.worker import DiedError, Worker
 from this_stack import STACK
 
@@ -464,6 +467,25 @@ def test_an_mmlit_that_lacks_a_file(tmp_path):
     assert (status, of_level(findings, 'fault')) == (1, ['mmlit'])
     assert "No module named 'mmlit.archs'" in findings['mmlit']['seen']
     assert findings['mmlit']['mend'] == f'pip install -e {CHECKOUT}'
+
+
+def test_checkpoints_that_cannot_be_read(monkeypatch):
+    monkeypatch.delenv(runs.UNSAFE, raising=False)
+    assert "mmengine's can be read" in runs.check_checkpoint()
+    monkeypatch.setenv(runs.UNSAFE, '1')
+    with pytest.raises(Advice, match='may run any code') as advice:
+        runs.check_checkpoint()
+    assert advice.value.mend == f'unset {runs.UNSAFE}'
+    monkeypatch.delenv(runs.UNSAFE)
+    # As after an update of torch or mmengine, where another class is in the files.
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with pytest.raises(Fault, match='cannot be read .*HistoryBuffer') as fault:
+            runs.check_checkpoint()
+    finally:
+        torch.serialization.add_safe_globals(allowed)
+    assert fault.value.mend == runs.checkpoint_command()
 
 
 def test_the_installed_command_runs_where_mmlit_refuses(tmp_path):

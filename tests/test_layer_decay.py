@@ -82,6 +82,12 @@ def test_scales_of_every_arch(arch):
     assert [scale for _, scale in by_layer] == sorted(found.values())
     assert math.isclose(found['stages.3.blocks.0.norm1.weight'],
                         found['stages.3.enter.dconv.weight'])  # fmt: skip
+    slowed = scales(model, optim_wrapper(model, dcn_offset_lr_mult=0.5))
+    offsets = {name for name in slowed if slowed[name] != found[name]}
+    assert offsets == {name for name in found if '.conv_offset.' in name}
+    assert len(offsets) == 6  # weight and bias of three mergings
+    for name in offsets:
+        assert math.isclose(slowed[name], 0.5 * found[name]), name
 
 
 def test_stages_that_are_not_built_do_not_count():

@@ -56,6 +56,13 @@ def test_search(site, tmp_path):
     # Of the collection, by way of mim.
     assert found['epochs'][RETINANET] == 12
     assert len(found['config']) == 20
+    # As the README says it: the columns that begin so, of the configs that have any.
+    said = mim(
+        *('search', 'mmlit', '--field', 'weight', 'coco/box_ap'),
+        site=site, cwd=tmp_path,
+    )  # fmt: skip
+    assert said.count('config id: ') == said.count('weight ') == 6
+    assert said.count('coco/box_ap_(authors)') == 4
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -52,6 +52,7 @@ def ade_options(root):
         ('lit-ti_fpn_fpnhead_8xb2-80k_ade20k-512x512', 'mmseg'),
         ('lit-s_fpn_fpnhead_8xb2-80k_ade20k-512x512', 'mmseg'),
         ('lit-s_upernet_8xb2-160k_ade20k-512x512', 'mmlit'),
+        ('lit-ti_upernet_8xb2-160k_ade20k-512x512', 'mmseg'),
     ],
 )
 def test_tools_on_the_layout_of_ade20k(tmp_path, data_root, name, tools):
@@ -101,6 +102,20 @@ def test_mixed_precision_on_shapes(tmp_path):
         assert 'bfloat16 autocast' in output
     losses = re.findall(r'  loss: ([\w.]+)', output)
     assert len(losses) == 2 and all(math.isfinite(float(loss)) for loss in losses)
+    assert re.search(r'mIoU: [\d.]+', output)
+
+
+def test_layer_decay_on_shapes(tmp_path):
+    options = [
+        *shapes_options(tmp_path / 'shapes'),
+        'train_cfg.max_epochs=1',
+        'optim_wrapper.constructor=LITLayerDecayOptimWrapperConstructor',
+        'optim_wrapper.paramwise_cfg.decay_rate=0.9',
+    ]
+    output = run(ROOT / 'tools' / 'train.py', SHAPES, *options, cwd=tmp_path)
+    _, table = output.split('parameter groups, decay_rate 0.9 included')
+    layers = re.findall(r'^ *(\d+|other) +[\d.]+ +\d', table, re.MULTILINE)
+    assert set(layers) == {'other', *map(str, range(17))}
     assert re.search(r'mIoU: [\d.]+', output)
 
 
