@@ -116,7 +116,10 @@ def test_segmentation(tmp_path):
     """And a broken mask of the validation ends the run by its name, once saved."""
     pytest.importorskip('mmseg', reason='trains a segmentor of mmseg')
     labels = 'ignored-mask small-mask torn-mask'.split()
-    files = {**ODD, **BROKEN, **of_sizes(SIZES), **{n: encoded() for n in labels}}
+    # Sound ones among them, of which a random one takes the place of a broken one: ten
+    # broken ones in a row end the training.
+    sound = [*labels, *(f'sound-{i}' for i in range(20))]
+    files = {**ODD, **BROKEN, **of_sizes(SIZES), **{n: encoded() for n in sound}}
     data = tmp_path / 'data'
     write_pairs(data, files, SIZES)
     write_mask(data / 'masks' / 'ignored-mask.png', (255,))

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from torch.utils.flop_counter import FlopCounterMode
 
 import running_tools
+from this_stack import STACK
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / 'tools'
@@ -168,7 +169,8 @@ def test_the_command(mode, tmp_path):
     for row in rows:
         assert len(row['seconds']) == 1 and row['gmac_per_image'] > 0
         assert bool(row['memory']) == (mode == 'forward')
-    assert 'mmsegmentation' in report['machine']['versions']
+    mmseg = 'onedl-mmsegmentation' if STACK == 'onedl' else 'mmsegmentation'
+    assert mmseg in report['machine']['versions']
     assert f'{rows[0]["gmac_per_image"]:.2f}' in said
 
 

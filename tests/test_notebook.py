@@ -9,6 +9,8 @@ import nbclient
 import nbformat
 import pytest
 
+from this_stack import without_imports_lines
+
 pytest.importorskip('mmdet', reason='the notebook trains a detector')
 NOTEBOOK = Path(__file__).resolve().parents[1] / 'demo/lit_quickstart.ipynb'
 
@@ -34,7 +36,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
 def printed(cell) -> str:
     """What a cell printed."""
     parts = (part for part in cell.get('outputs', ()) if part.get('name') == 'stdout')
-    return ''.join(part['text'] for part in parts)
+    return without_imports_lines(''.join(part['text'] for part in parts))
 
 
 def test_the_notebook_is_light_and_of_no_machine():

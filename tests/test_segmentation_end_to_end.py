@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from running_tools import SPLITS, check_continued, finish, metrics, run, start
+from this_stack import STACK
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'segmentation'
@@ -80,9 +81,9 @@ def test_tools_on_the_layout_of_ade20k(tmp_path, data_root, name, tools):
     maps = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in out.iterdir()]
     # Numbered as in the files of the data set, where 0 is unlabelled.
     assert len(maps) == 2 and all(1 <= m.min() <= m.max() <= 150 for m in maps)
-    # mmseg's own test.py draws every 50th image only.
+    # The test.py of mmseg 1.2.2 draws every 50th image only.
     drawn = list((tmp_path / 'drawn').rglob('*.png'))
-    assert len(drawn) == (2 if tools.parent == ROOT else 0)
+    assert len(drawn) == (2 if tools.parent == ROOT or STACK == 'onedl' else 0)
 
 
 def shapes_options(data):

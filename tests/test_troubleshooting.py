@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mmlit
+from this_stack import STACK
 
 pytest.importorskip('mmdet', reason='some messages are its')
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +60,8 @@ def test_others_print_the_messages_that_are_explained():
     explained = rows(3)
     assert len(explained) >= 8
     for row in explained:
+        if 'mmdet 3.3.0' in row[2] and STACK != 'openmmlab':
+            continue
         if row[1] == 'Python':
             argument = re.search(r"argument '(\w+)'", ' '.join(row)).group(1)
             with pytest.raises(TypeError) as failure:
