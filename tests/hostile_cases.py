@@ -1,6 +1,7 @@
 """What hypothesis does to checkpoint files: to bytes, archives, pickles and weights."""
 
 import io
+import math
 import pickletools
 import zipfile
 from collections import Counter, OrderedDict
@@ -242,8 +243,11 @@ def weights(draw):
         elif kind == 'rename':
             state[draw(st.sampled_from(ODD_KEYS))] = state.pop(key)
         elif kind == 'expand' and isinstance(value, torch.Tensor):
-            sides = [draw(st.sampled_from([1, 3, 97**2, 1999**2])) for _ in value.shape]
-            state[key] = torch.zeros(1).expand(*sides) if sides else value
+            sides = st.sampled_from([1, 3, 97**2, 1999**2])
+            shape = st.lists(sides, min_size=value.ndim, max_size=value.ndim)
+            # Giant, but no more than torch itself can count.
+            shape = draw(shape.filter(lambda s: math.prod(s) < 2**62))
+            state[key] = torch.zeros(1).expand(*shape) if shape else value
     other = draw(st.sampled_from([container, 'model', 'state_dict', '']))
     content.pop(container)
     content = {**content, other: state} if other else state
