@@ -8,9 +8,17 @@ from typing import Any, Dict, List, Optional
 from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from .resumption import KEY, VALIDATED, RestOfEpoch, describe, go_on
+from .random_state import set_random_state
+from .resumption import (
+    KEY,
+    VALIDATED,
+    BatchIterator,
+    RestOfEpoch,
+    describe,
+    go_on,
+)
 from .termination import Termination
 from .whole_file import remove_parts, write_whole
 from .whole_file_backend import BACKEND_ARGS
@@ -83,6 +91,7 @@ class AtomicCheckpointHook(CheckpointHook):
             remove_parts(Path(self.out_dir))
             remove_parts(Path(runner.work_dir))
         self._termination.watch()
+        self._prepare_loops(runner)
         if runner.iter and self._loaded:
             self._take_up(runner)
             self._batches_done = go_on(runner, self._loaded)
@@ -137,6 +146,24 @@ class AtomicCheckpointHook(CheckpointHook):
         """Publish what is to be published; SIGTERM ends the process again."""
         super().after_train(runner)
         self._termination.unwatch()
+
+    def _prepare_loops(self, runner: Runner) -> None:
+        """Have SIGTERM lose nothing that comes while data are waited for."""
+        loop = runner.train_loop
+        for each in (loop, runner.val_loop):
+            if each is not None:
+                self._termination.spare_workers(each.dataloader)
+        if isinstance(loop, IterBasedTrainLoop):
+            # Its workers run already, and SIGTERM may end them.
+            loop.dataloader_iterator = BatchIterator(
+                loop.dataloader_iterator,
+                lambda random_state: self._before_iteration(runner, random_state),
+            )
+
+    def _before_iteration(self, runner: Runner, random_state: Dict[str, Any]) -> None:
+        if self._termination.received_anywhere():
+            set_random_state(random_state)
+            self._stop(runner, dict(epoch=runner.epoch, iter=runner.iter))
 
     # --- saving -------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from .inert_pickle import InertUnpickler
 
 #: Tensors may share numbers, so that they declare more than the file holds: so many
 #: times its size, and so much beside.
-MOST_SHARED, FREE_BYTES = 2, 1 << 29
+MOST_SHARED, FREE_BYTES = 2, 96 << 20
 TORCHSCRIPT = 'a network as TorchScript, which is code'
 ZIP = b'PK\x03\x04'
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C

@@ -5,7 +5,7 @@ random numbers; an epoch that was stopped in the middle begins anew, though its
 iterations count as done; and an evaluation that was due is left out.
 """
 
-from typing import Any, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.logging import print_log
@@ -35,7 +35,8 @@ def describe(batches_done: int, epoch_length: int) -> Dict[str, Any]:
 def go_on(runner: Runner, found: Dict[str, Any]) -> int:
     """Continue where the checkpoint was written that holds `found`.
 
-    Called in all processes before the first epoch, when mmengine has resumed.
+    Called in all processes before the first epoch, when mmengine has resumed, and an
+    iteration-based loop has a `BatchIterator`.
 
     Returns:
         How many batches of the first epoch are done already.
@@ -46,9 +47,7 @@ def go_on(runner: Runner, found: Dict[str, Any]) -> int:
         set_random_state(states[get_rank()])
     if isinstance(loop, IterBasedTrainLoop):
         _validate_if_due(runner, runner.iter)
-        loop.dataloader_iterator = SkippingIterator(
-            loop.dataloader_iterator, runner.iter, get_random_state()
-        )
+        loop.dataloader_iterator.resume(runner.iter, get_random_state())
         return 0
     if not isinstance(loop, EpochBasedTrainLoop):
         return 0
@@ -119,26 +118,47 @@ class RestOfEpoch:
         return getattr(self.loader, name)
 
 
-class SkippingIterator:
+class BatchIterator:
     """The batches of an iteration-based loop, which itself drops those done before.
 
     Loading them draws random numbers in a process without workers, so the state is
     restored in front of the first batch that counts.
+
+    Args:
+        batches: The loop's own iterator.
+        before_iteration: Called with the state of the random numbers in front of a
+            batch, when that batch is there or could not be had: what it raises counts
+            for more than what loading did.
     """
 
-    def __init__(self, batches: Any, to_drop: int, random_state: Dict[str, Any]):
+    def __init__(self, batches: Any, before_iteration: Callable[[dict], None]):
         self._batches = batches
-        self._to_drop = to_drop
-        self._random_state = random_state
+        self._before_iteration = before_iteration
+        self._to_drop = 0
+        self._random_state: Optional[Dict[str, Any]] = None
 
-    def __iter__(self) -> 'SkippingIterator':
+    def resume(self, done: int, random_state: Dict[str, Any]) -> None:
+        """`done` batches will be dropped; then the state is to be this one."""
+        self._to_drop, self._random_state = done, random_state
+
+    def __iter__(self) -> 'BatchIterator':
         return self
 
     def __next__(self) -> Any:
-        if self._to_drop == 0:
+        if self._to_drop > 0:
+            self._to_drop -= 1
+            return next(self._batches)
+        if self._random_state is not None:
             set_random_state(self._random_state)
-        self._to_drop -= 1
-        return next(self._batches)
+            self._random_state = None
+        before = get_random_state()
+        try:
+            batch = next(self._batches)
+        except Exception:
+            self._before_iteration(before)
+            raise
+        self._before_iteration(before)
+        return batch
 
     def skip_iter(self, number: int) -> None:
         """How onedl-mmengine drops them, without loading."""

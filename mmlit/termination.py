@@ -3,11 +3,12 @@
 import os
 import signal
 import threading
-from typing import Any
+from typing import Any, Callable, Optional
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.logging import print_log
+from torch.utils.data import DataLoader
 
 
 class Termination:
@@ -33,6 +34,18 @@ class Termination:
         self._process = os.getpid()
         signal.signal(signal.SIGTERM, self._note)
 
+    def spare_workers(self, loader: DataLoader) -> None:
+        """Have workers that it starts from now on live until this process ends them.
+
+        Slurm and torchrun send SIGTERM to them too, and without them the iteration that
+        waits for their data would fail where it should be the last one.
+        """
+        can_wait = hasattr(signal, 'sigwaitinfo')  # Not on Windows and macOS.
+        if self._process is None or not can_wait or not isinstance(loader, DataLoader):
+            return
+        if not isinstance(loader.worker_init_fn, SparedWorker):
+            loader.worker_init_fn = SparedWorker(loader.worker_init_fn)
+
     def unwatch(self) -> None:
         """SIGTERM ends the process again."""
         if self._process is not None:
@@ -57,3 +70,28 @@ class Termination:
         # Where the whole group of processes got the signal, torch's data workers end,
         # and torch would raise here because of that, before anything is saved.
         signal.signal(signal.SIGCHLD, lambda *_: None)
+
+
+class SparedWorker:
+    """A data loader's `worker_init_fn`: SIGTERM ends a worker if its parent sent it.
+
+    Args:
+        init: What the loader had there before; called first.
+    """
+
+    def __init__(self, init: Optional[Callable[[int], None]]):
+        self._init = init
+
+    def __call__(self, worker_id: int) -> None:
+        """Called in the worker."""
+        if self._init is not None:
+            self._init(worker_id)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        parent = os.getppid()
+        threading.Thread(target=_end_by, args=(parent,), daemon=True).start()
+
+
+def _end_by(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import get_worker_info
 
+import toy_resuming
 from mmlit import AtomicCheckpointHook, read_checkpoint
 from mmlit.checkpoint_hook import INTERRUPTED, STOPPED, CheckpointWriteError
 from test_checkpoint import equal
 from this_stack import only_on
-from toy_resuming import EPOCH, IMAGES, build
+from toy_resuming import BATCH, EPOCH, IMAGES, build
 
 
 def terminate():
@@ -113,6 +115,40 @@ def test_sigterm_anywhere_and_on(tmp_path, by_epoch, workers):
             assert sorted(of_epoch) == list(range(IMAGES))
         check_same_end(straight, second)
         assert files(folder) == files(tmp_path / 'straight'), name
+
+
+class Untimely(toy_resuming.Noisy):
+    """SIGTERM to all processes comes while the training waits for these data."""
+
+    loaded = 0
+
+    def __getitem__(self, i):
+        self.loaded += 1
+        if get_worker_info() and self.loaded == BATCH + 1:
+            time.sleep(0.5)
+            for process in (os.getppid(), os.getpid()):
+                os.kill(process, signal.SIGTERM)
+            time.sleep(0.5)
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize('by_epoch', [pytest.param(True, id='epochs'), ITERATIONS])
+@pytest.mark.parametrize('loop', ['train', 'val'])
+def test_sigterm_while_waiting_for_data(tmp_path, by_epoch, loop):
+    """It goes to the workers too; data of a worker that is gone do not come."""
+    options = dict(by_epoch=by_epoch, workers=1)
+    straight = build(tmp_path / 'straight', **options)
+    straight.train()
+    first = build(tmp_path / 'a', **options)
+    getattr(first, f'_{loop}_dataloader')['dataset'] = Untimely()
+    stopped(first)
+    done = read_checkpoint(noted(tmp_path / 'a'))['meta']['iter']
+    assert done == len(first.model.seen) / BATCH
+    assert done == EPOCH if loop == 'val' else done in (1, 2)
+    second = build(tmp_path / 'a', resume=True, **options)
+    second.train()
+    assert first.model.seen + second.model.seen == straight.model.seen
+    check_same_end(straight, second)
 
 
 @pytest.mark.parametrize('moment', [('val', 2 * EPOCH), ('evaluated', 3 * EPOCH)])

@@ -35,11 +35,12 @@ def values_and_gradients(kernel, qkv, table):
 
 
 def check_close(actual, expected, tolerance):
-    for one, other in zip(actual, expected, strict=True):
+    sizes = [other.abs().max().item() for other in expected]
+    for one, other, size in zip(actual, expected, sizes, strict=True):
         assert one.dtype == other.dtype
-        torch.testing.assert_close(
-            one, other, rtol=0, atol=tolerance * other.abs().max().item()
-        )
+        # A single token attends to itself: nothing to learn, zero but for rounding.
+        atol = tolerance * (size or max(sizes))
+        torch.testing.assert_close(one, other, rtol=0, atol=atol)
 
 
 def test_eager_is_the_formula():
