@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import torch
+from mmengine.dist import is_distributed
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -106,8 +107,13 @@ def build(work_dir, by_epoch=True, epochs=3, at=None, workers=0, resume=False, *
     model, metric = Model(), Score()
     metric.model = model
     hook = {'type': 'AtomicCheckpointHook', 'interval': 1, **hook}
+    wrapper = dict(
+        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+    )
     return Runner(
         model=model,
+        cfg=dict(model_wrapper_cfg=wrapper),
+        launcher='pytorch' if is_distributed() else 'none',
         work_dir=str(work_dir),
         train_dataloader=loader(True, kind),
         train_cfg=train_cfg,
