@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from official_files import ABSOLUTE_MICRO, official_file, official_state
+from official_files import (
+    ABSOLUTE_MICRO,
+    RELATIVE_MICRO,
+    official_file,
+    official_state,
+)
 
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 
@@ -182,5 +187,12 @@ def test_wrong_files(convert):
         assert message in said and said.startswith('convert_checkpoint.py: ')
         assert 'wrong.pth' in said
     assert not Path('ran').exists()
+    table = 'layers.2.blocks.0.attn.relative_position_bias_table'
+    for value in (None, torch.ones(()), torch.ones(4)):
+        state = {**official_state(RELATIVE_MICRO, 'imagenet'), table: value}
+        torch.save({'model': state}, 'wrong.pth')
+        assert table in convert('wrong.pth', 'new.pth')
+        said = convert('--to-official', 'wrong.pth', 'new.pth')
+        assert "in the authors' relative layout already" in said
     Path('wrong.pth').write_text('<html>')
     assert 'looks like a web page' in convert('wrong.pth', 'new.pth')

@@ -13,6 +13,7 @@ from test_checkpoint_hook import ITERATIONS, Untimely, check_same_end, noted
 from toy_resuming import IMAGES, build
 from two_processes import in_two
 
+
 def train(folder, by_epoch, rank):
     """Undisturbed; stopped where the second lacks its data; resumed."""
     os.environ['LOCAL_RANK'] = str(rank)  # mmengine looks for it

@@ -124,9 +124,10 @@ def convert_to_official(
             hold them.
     """
     prefix, layout = recognise(state) or ('', None)
-    if layout == 'mmlit':
-        check_values(state, prefix)
-    found, resized = resize(state, prefix, img_size if layout == 'mmlit' else None)
+    if layout != 'mmlit':
+        to_official(state, 'relative')  # It says what they are instead.
+    check_values(state, prefix)
+    found, resized = resize(state, prefix, img_size)
     arch, size = guess_arch(state), reference_size(found, prefix)
     if size and size[0] != size[1]:
         raise ValueError(
