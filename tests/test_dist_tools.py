@@ -1,11 +1,13 @@
 """dist_train.sh and dist_test.sh with two processes on CPUs, on drawn shapes."""
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from mmlit import read_checkpoint
 from running_tools import check_continued, finish, metrics, run
 from two_processes import free_port, launch
 
@@ -106,3 +108,19 @@ def test_train_resume_and_evaluate(tmp_path, config):
     # What two processes found while training is what their checkpoint finds, although
     # each has had BatchNorm statistics of its own.
     assert during == one
+
+
+def test_sigterm_to_torchrun(tmp_path, config):
+    """It tells its processes and theirs; they save, and it waits for that."""
+    workers = ('--cfg-options', 'train_dataloader.num_workers=1')
+    running = launch('dist_train.sh', config, 2, *workers, cwd=tmp_path)
+    for line in running.stdout:
+        if 'Epoch(train) [1][1/2]' in line:
+            break
+    running.terminate()
+    output, _ = running.communicate(timeout=300)
+    stopped = re.search(r'Stopped by SIGTERM after iteration (\d), with', output)
+    assert stopped, output[-3000:]
+    note = tmp_path / 'work_dirs' / 'config' / 'last_checkpoint'
+    saved = read_checkpoint(note.read_text())
+    assert saved['meta']['iter'] == int(stopped[1]) <= 2
