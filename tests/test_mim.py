@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -63,6 +64,19 @@ def test_search(site, tmp_path):
     )  # fmt: skip
     assert said.count('config id: ') == said.count('weight ') == 6
     assert said.count('coco/box_ap_(authors)') == 4
+
+
+def test_doctor(site, tmp_path):
+    """As installed, away from the checkout."""
+    done = subprocess.run(
+        [sys.executable, str(site / 'mmlit/.mim/tools/doctor.py'), '--json'],
+        cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(site)},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert done.returncode == 0, found
+    seen = {finding['name']: finding['seen'] for finding in found['findings']}
+    assert str(site) in seen['mmlit-files']
 
 
 class Quiet(SimpleHTTPRequestHandler):
