@@ -19,25 +19,30 @@ CONFIG = """
 _base_ = {base!r}
 max_iters = 100
 scale = (256, 192)
-load = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='Resize', scale=scale, keep_ratio=False),
-    dict(type='PackSegInputs'),
-]
+resize = dict(type='Resize', scale=scale, keep_ratio=False)
+labels = dict(type='LoadAnnotations', reduce_zero_label=True)
+pack = dict(type='PackSegInputs')
+learn = [dict(type='LoadImageFromFile'), labels, resize, pack]
+# Predictions are resized to the image as it is, and compared there.
+show = [dict(type='LoadImageFromFile'), resize, labels, pack]
 # Nothing drops out: they are to be learnt by heart.
 model = dict(
     data_preprocessor=dict(size=(192, 256)),
     backbone=dict(init_cfg=None, drop_path_rate=0.0),
     decode_head=dict(dropout_ratio=0.0),
 )
-eight = dict(data_root={root!r}, indices=8, pipeline=load)
+eight = dict(data_root={root!r}, indices=8)
 train_dataloader = dict(
-    batch_size=4, num_workers=0, persistent_workers=False, dataset=eight
+    batch_size=4,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(**eight, pipeline=learn),
 )
 folders = dict(img_path='images/training', seg_map_path='annotations/training')
 val_dataloader = dict(
-    num_workers=0, persistent_workers=False, dataset=dict(**eight, data_prefix=folders)
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(**eight, pipeline=show, data_prefix=folders),
 )
 test_dataloader = val_dataloader
 hotter = dict(lr_mult=5.0)
