@@ -46,9 +46,9 @@ class AtomicCheckpointHook(CheckpointHook):
       follows, and only then are superseded ones removed. So for a moment there is one
       more than `max_keep_ckpts`. A full disk ends the training with one sentence, and
       what was there before stays.
-    - SIGTERM saves `interrupted.pth` after the iteration it comes in (in an evaluation,
-      where the weights are saved already, at once) and ends with status 75. `resume`
-      then goes on with the next iteration of that epoch.
+    - SIGTERM saves `interrupted.pth` after the iteration it comes in (in an evaluation
+      by one process, where the weights are saved already, at once) and ends with
+      status 75. `resume` then goes on with the next iteration of that epoch.
     - The states of the random numbers are saved as well, and an evaluation that a kill
       prevented is made up for: a resumed run does what the undisturbed one does.
       docs/reliability.md says what that needs.
@@ -151,10 +151,11 @@ class AtomicCheckpointHook(CheckpointHook):
         """Have SIGTERM lose nothing that comes while data are waited for."""
         loop = runner.train_loop
         for each in (loop, runner.val_loop):
-            if each is not None:
-                self._termination.spare_workers(each.dataloader)
-        if isinstance(loop, IterBasedTrainLoop):
-            # Its workers run already, and SIGTERM may end them.
+            self._termination.spare_workers(getattr(each, 'dataloader', None))
+        if isinstance(loop, IterBasedTrainLoop) and not isinstance(
+            loop.dataloader_iterator, BatchIterator
+        ):
+            # mmengine has started its workers already, and SIGTERM may end them.
             loop.dataloader_iterator = BatchIterator(
                 loop.dataloader_iterator,
                 lambda random_state: self._before_iteration(runner, random_state),

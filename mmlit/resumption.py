@@ -47,7 +47,10 @@ def go_on(runner: Runner, found: Dict[str, Any]) -> int:
         set_random_state(states[get_rank()])
     if isinstance(loop, IterBasedTrainLoop):
         _validate_if_due(runner, runner.iter)
-        loop.dataloader_iterator.resume(runner.iter, get_random_state())
+        # onedl-mmengine can go on without dropping.
+        at_once = getattr(loop, 'fast_forward_on_resume', False)
+        to_drop = 0 if at_once else runner.iter
+        loop.dataloader_iterator.resume(to_drop, get_random_state())
         return 0
     if not isinstance(loop, EpochBasedTrainLoop):
         return 0

@@ -1,5 +1,6 @@
 """SIGTERM, which a cluster sends before it takes a machine back, as a question."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -20,6 +21,7 @@ class Termination:
 
     def watch(self) -> None:
         """From here on SIGTERM is noted, where nobody else listens to it already."""
+        self.received = False
         if threading.current_thread() is not threading.main_thread():
             return  # Python lets the main thread alone set handlers.
         handler = signal.getsignal(signal.SIGTERM)
@@ -34,13 +36,13 @@ class Termination:
         self._process = os.getpid()
         signal.signal(signal.SIGTERM, self._note)
 
-    def spare_workers(self, loader: DataLoader) -> None:
+    def spare_workers(self, loader: Any) -> None:
         """Have workers that it starts from now on live until this process ends them.
 
         Slurm and torchrun send SIGTERM to them too, and without them the iteration that
         waits for their data would fail where it should be the last one.
         """
-        can_wait = hasattr(signal, 'sigwaitinfo')  # Not on Windows and macOS.
+        can_wait = hasattr(signal, 'sigtimedwait')  # Not on Windows and macOS.
         if self._process is None or not can_wait or not isinstance(loader, DataLoader):
             return
         if not isinstance(loader.worker_init_fn, SparedWorker):
@@ -75,6 +77,8 @@ class Termination:
 class SparedWorker:
     """A data loader's `worker_init_fn`: SIGTERM ends a worker if its parent sent it.
 
+    For workers that are forked; programs that they start inherit the blocked signal.
+
     Args:
         init: What the loader had there before; called first.
     """
@@ -84,14 +88,17 @@ class SparedWorker:
 
     def __call__(self, worker_id: int) -> None:
         """Called in the worker."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        # With a fork server, the process that ends it is not the one it comes from.
+        main, parent = multiprocessing.parent_process().pid, os.getppid()
+        threading.Thread(target=_end_by, args=(main, parent), daemon=True).start()
         if self._init is not None:
             self._init(worker_id)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        parent = os.getppid()
-        threading.Thread(target=_end_by, args=(parent,), daemon=True).start()
 
 
-def _end_by(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
+def _end_by(main: int, parent: int) -> None:
+    while os.getppid() == parent:  # else it is an orphan
+        told = signal.sigtimedwait({signal.SIGTERM}, 5)
+        if told is not None and told.si_pid == main:
+            break
     os._exit(0)

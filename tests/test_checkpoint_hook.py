@@ -117,6 +117,15 @@ def test_sigterm_anywhere_and_on(tmp_path, by_epoch, workers):
         assert files(folder) == files(tmp_path / 'straight'), name
 
 
+def listens(process):
+    """Whether it has a handler for SIGTERM."""
+    path = Path(f'/proc/{process}/status')
+    if not path.exists():
+        return True
+    caught = path.read_text().split('SigCgt:')[1].split()[0]
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
 class Untimely(toy_resuming.Noisy):
     """SIGTERM to all processes comes while the training waits for these data."""
 
@@ -125,6 +134,8 @@ class Untimely(toy_resuming.Noisy):
     def __getitem__(self, i):
         self.loaded += 1
         if get_worker_info() and self.loaded == BATCH + 1:
+            while not listens(os.getppid()):
+                time.sleep(0.1)
             time.sleep(0.5)
             for process in (os.getppid(), os.getpid()):
                 os.kill(process, signal.SIGTERM)

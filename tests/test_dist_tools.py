@@ -121,6 +121,7 @@ def test_sigterm_to_torchrun(tmp_path, config):
     output, _ = running.communicate(timeout=300)
     stopped = re.search(r'Stopped by SIGTERM after iteration (\d), with', output)
     assert stopped, output[-3000:]
+    assert running.returncode == 1  # torchrun's own
     note = tmp_path / 'work_dirs' / 'config' / 'last_checkpoint'
     saved = read_checkpoint(note.read_text())
     assert saved['meta']['iter'] == int(stopped[1]) <= 2
