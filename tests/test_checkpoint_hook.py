@@ -88,10 +88,13 @@ ITERATIONS = pytest.param(
     marks=only_on('openmmlab', 'onedl-mmengine skips batches, and their randomness'),
     id='iterations',
 )
+BY_EPOCH = pytest.mark.parametrize(
+    'by_epoch', [pytest.param(True, id='epochs'), ITERATIONS]
+)
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-@pytest.mark.parametrize('by_epoch', [pytest.param(True, id='epochs'), ITERATIONS])
+@BY_EPOCH
 def test_sigterm_anywhere_and_on(tmp_path, by_epoch, workers):
     options = dict(by_epoch=by_epoch, workers=workers, max_keep_ckpts=2)
     straight = build(tmp_path / 'straight', **options)
@@ -143,7 +146,7 @@ class Untimely(toy_resuming.Noisy):
         return super().__getitem__(i)
 
 
-@pytest.mark.parametrize('by_epoch', [pytest.param(True, id='epochs'), ITERATIONS])
+@BY_EPOCH
 @pytest.mark.parametrize('loop', ['train', 'val'])
 def test_sigterm_while_waiting_for_data(tmp_path, by_epoch, loop):
     """It goes to the workers too; data of a worker that is gone do not come."""

@@ -3,13 +3,9 @@
 import functools
 import json
 import os
-import signal
-
-import pytest
 
 from mmlit import read_checkpoint
-from mmlit.checkpoint_hook import STOPPED
-from test_checkpoint_hook import ITERATIONS, Untimely, check_same_end, noted
+from test_checkpoint_hook import BY_EPOCH, Untimely, check_same_end, noted, stopped
 from toy_resuming import IMAGES, build
 from two_processes import in_two
 
@@ -23,10 +19,7 @@ def train(folder, by_epoch, rank):
     first = build(folder / 'stopped', **options)
     if rank == 1:
         first._train_dataloader['dataset'] = Untimely()
-    with pytest.raises(SystemExit) as stop:
-        first.train()
-    assert stop.value.code == STOPPED
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    stopped(first)
     done = read_checkpoint(noted(folder / 'stopped'))['meta']['iter']
     second = build(folder / 'stopped', resume=True, **options)
     second.train()
@@ -37,7 +30,7 @@ def train(folder, by_epoch, rank):
     (folder / f'{rank}.json').write_text(json.dumps(found))
 
 
-@pytest.mark.parametrize('by_epoch', [pytest.param(True, id='epochs'), ITERATIONS])
+@BY_EPOCH
 def test_both_stop_and_go_on(tmp_path, by_epoch):
     in_two(functools.partial(train, tmp_path, by_epoch))
     found = [json.loads((tmp_path / f'{r}.json').read_text()) for r in (0, 1)]
