@@ -22,7 +22,7 @@ import torch
 from custom_data_helpers import make_checkpoint
 from mmlit import LIT
 from mmlit.archs import ARCHS
-from official_files import official_file, official_state
+from official_files import official_state, save_in_full
 
 ROOT = Path(__file__).resolve().parents[1]
 #: docs/custom_data.md has tests of its own: test_custom_data.py follows it.
@@ -175,6 +175,6 @@ def make_workplace(folder: Path, document: str) -> Path:
         small = ARCHS['small']
         for name, kind in (('lit_s', 'imagenet'), ('mask_rcnn_lit_s', 'detector')):
             state = official_state(vars(small), kind, dense=False)
-            torch.save(official_file(state, kind), folder / f'{name}.pth')
+            save_in_full(folder / f'{name}.pth', state, kind)
         torch.save(LIT('small').state_dict(), folder / 'epoch_12.pth')
     return folder

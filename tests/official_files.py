@@ -99,7 +99,7 @@ def official_state(arch, kind, seed=0, dense=True):
         kind: 'imagenet', 'detector' or 'segmentor'.
         seed: Of the random numbers.
         dense: False draws only along the last axis and expands, which needs next to no
-            memory, in files neither.
+            memory. What is saved needs all of its numbers: `save_in_full`.
     """
     generator = torch.Generator().manual_seed(seed)
     state = {}
@@ -131,3 +131,9 @@ def official_file(state, kind, family='relative'):
         state['decode_head.conv_seg.bias'] = torch.zeros(2)
     meta = dict(mmdet_version='2.11.0', CLASSES=('person', 'bicycle'), epoch=12)
     return dict(meta=meta, state_dict=state, optimizer={})
+
+
+def save_in_full(path, state, kind, family='relative'):
+    """The file that `official_file` describes, with all numbers of expanded tensors."""
+    state = {key: value.contiguous() for key, value in state.items()}
+    torch.save(official_file(state, kind, family), path)

@@ -17,7 +17,13 @@ from loading_helpers import (
 )
 from mmlit import LIT, read_checkpoint
 from mmlit.archs import ARCHS
-from official_files import ABSOLUTE_MICRO, IMG_SIZES, official_file, official_state
+from official_files import (
+    ABSOLUTE_MICRO,
+    IMG_SIZES,
+    official_file,
+    official_state,
+    save_in_full,
+)
 
 COUNTS = {'tiny': 173, 'small': 147, 'medium': 303, 'base': 303}
 
@@ -28,7 +34,7 @@ def test_released_files_fill_everything(tmp_path, said, name, kind):
     arch = dataclasses.asdict(ARCHS[name])
     state = official_state(arch, kind, dense=False)
     file = tmp_path / f'{name}_{kind}.pth'
-    torch.save(official_file(state, kind, arch['pos_embed']), file)
+    save_in_full(file, state, kind, arch['pos_embed'])
     relative = arch['pos_embed'] == 'relative'
     norms = {'detector': (1, 2, 3), 'segmentor': (0, 1, 2, 3)}.get(kind, ())
     norms = norms if relative else ()
@@ -37,6 +43,7 @@ def test_released_files_fill_everything(tmp_path, said, name, kind):
         out_norm_indices=norms,
     )  # fmt: skip
     result = net.load_state_dict(read_checkpoint(file))
+    file.unlink()  # pytest keeps folders, and this is up to 350 MB.
     assert result.missing_keys == [] and result.unexpected_keys == []
     for key, value in net.state_dict().items():
         assert torch.isfinite(value).all() and (value.dim() or value == 7), key
