@@ -4,6 +4,7 @@ from shutil import which
 
 import pytest
 import torch
+import torch._inductor.config
 from torch._dynamo.utils import counters
 
 from mmlit import LIT
@@ -36,7 +37,8 @@ def build():
     """LIT and its compiled self, which share parameters; any graph break raises.
 
     The sizes below lie on one side of the sizes from which torch's code generator
-    writes other loops (4096 tokens), where it compiles once more.
+    writes other loops (4096 tokens), where it compiles once more. Nor is anything
+    taken from its cache on disk: what another run left there holds for its sizes.
     """
     torch._dynamo.reset()
     counters.clear()
@@ -49,7 +51,8 @@ def build():
                 torch.nn.init.normal_(parameter, std=0.1)
         return model, torch.compile(model, fullgraph=True, **how)
 
-    yield build
+    with torch._inductor.config.patch(force_disable_caches=True):
+        yield build
     torch._dynamo.reset()
 
 

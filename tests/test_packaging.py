@@ -87,6 +87,14 @@ def test_every_config_is_in_a_metafile_and_the_other_way_round():
     assert [model['Name'] for model in models()] == [path.stem for path in named]
 
 
+def test_readme_says_what_each_module_holds():
+    readme = (CHECKOUT / 'README.md').read_text()
+    modules = {path.name for path in (CHECKOUT / 'mmlit').glob('*.py')}
+    listed = re.findall(r'\[`mmlit/(\w+\.py)`\]\(mmlit/\1\)', readme)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == modules - {'__init__.py', 'version.py'}
+
+
 def test_results_are_the_authors_and_those_of_the_readme():
     """And weights are there for these alone: the files of docs/weights.md."""
     readme = (CHECKOUT / 'README.md').read_text()
