@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import save_checkpoint
 
 from config_helpers import build
+from official_models import save_as_the_authors
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / 'docs' / 'custom_data.md'
@@ -122,7 +122,7 @@ def _lay_out_field(drawn, data):
 
 
 def make_checkpoint(path, base):
-    """A file of the base config's model, as mmengine writes it; random weights.
+    """A file of the base config's model in the authors' format; random weights.
 
     Returns:
         The weights.
@@ -134,8 +134,8 @@ def make_checkpoint(path, base):
     for key, value in weights.items():
         if value.is_floating_point() and 'running_var' not in key:
             value += 0.01 * torch.randn_like(value)
-    checkpoint = dict(meta=dict(epoch=12, iter=88_000), state_dict=weights)
-    save_checkpoint(checkpoint, str(path))
+    meta = dict(mmdet_version='2.11.0', epoch=12, iter=88_000)
+    save_as_the_authors(model, path, meta, biases='zeros')
     return {key: value.clone() for key, value in weights.items()}
 
 

@@ -13,6 +13,7 @@ from tiny_data import write_mask, write_masks  # isort: skip
 
 pytest.importorskip('mmseg', reason='the checks build the data sets of mmseg')
 BEYOND = 'ids beyond the 3 classes'
+IGNORED = 'mask in which every pixel is ignored'
 
 
 def test_sound_data(tmp_path):
@@ -226,9 +227,19 @@ def test_a_class_and_a_mask_without_pixels(tmp_path):
     write_mask(tmp_path / 'masks' / 'b.png', (0, 255))
     kinds = found(masks_config(tmp_path))
     assert kinds['warning', 'class without a pixel in any mask'] == [CLASSES[2]]
-    (example,) = kinds['warning', 'mask in which every pixel is ignored']
+    (example,) = kinds['warning', IGNORED]
     assert example.endswith('b.png')
     assert len(kinds) == 2
+
+
+def test_nothing_but_ignored_pixels(tmp_path):
+    write_masks(tmp_path, ids=(0, 255))
+    kinds = found(masks_config(tmp_path))
+    level, text = next(kind for kind in kinds if kind[0] == 'error')
+    assert (
+        'every pixel of every mask is ignored' in text and 'reduce_zero_label' in text
+    )
+    assert len(kinds) == 2 and len(kinds['warning', IGNORED]) == 2
 
 
 def test_no_classes(tmp_path):

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
 from mmengine.optim import OptimWrapper
-from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS
 from mmengine.structures import PixelData
 from torch import nn
 
@@ -322,3 +324,30 @@ def test_every_config_is_tested_here():
     named = {name_of(*leaf) for leaf in ADE} | {SHAPES}
     parents = {'lit_ade20k.py', 'lit_fpn_fpnhead.py', 'lit_upernet.py'}
     assert {path.name for path in CONFIGS.glob('*.py')} == named | parents
+
+
+@pytest.mark.parametrize('name', [name_of('fpn_fpnhead', 'ti'), SHAPES])
+def test_test_time_augmentation(tmp_path, name):
+    """What `tools/test.py --tta` of mmseg makes of a config, which must name it."""
+    cfg = load(name)
+    drawn = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / 'image.png'), drawn)
+    cv2.imwrite(str(tmp_path / 'mask.png'), np.full((48, 64), 3, dtype=np.uint8))
+    reduce = only(cfg.train_dataloader.dataset.pipeline, 'LoadAnnotations')
+    reduce = bool(reduce.get('reduce_zero_label'))
+    image = dict(
+        img_path=str(tmp_path / 'image.png'),
+        seg_map_path=str(tmp_path / 'mask.png'),
+        reduce_zero_label=reduce,
+        seg_fields=[],
+    )
+    with TRANSFORMS.switch_scope_and_registry('mmseg'):
+        augmented = Compose(cfg.tta_pipeline)(image)
+    shapes = [tuple(inputs.shape[1:]) for inputs in augmented['inputs']]
+    factors = (0.5, 0.75, 1, 1.25, 1.5, 1.75)
+    assert shapes == [(round(48 * f), round(64 * f)) for f in factors for _ in 'ab']
+    model = MODELS.build(dict(cfg.tta_model, module=cfg.model, _scope_='mmseg')).eval()
+    with torch.no_grad():
+        (result,) = model.test_step(pseudo_collate([augmented]))
+    assert result.pred_sem_seg.data.shape == (1, 48, 64)
+    assert (result.gt_sem_seg.data == 3 - reduce).all()

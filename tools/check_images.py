@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -116,7 +117,7 @@ def steps(part: dict, kind: str) -> Iterator[dict]:
         waiting[:0] = [child for child in inner if isinstance(child, dict)]
 
 
-def _smallest_scales(part: dict) -> Iterator[tuple[int, int]]:
+def _smallest_scales(part: dict) -> Iterator[tuple[float, float]]:
     """The scales within which a pipeline resizes images that keep their shape."""
     for kind, key in (
         ('Resize', 'scale'),
@@ -132,4 +133,8 @@ def _smallest_scales(part: dict) -> Iterator[tuple[int, int]]:
             if not isinstance(scales[0], (tuple, list)):
                 scales = [scales]
             least = min(step.get('ratio_range', (1,)))
-            yield from (tuple(int(side * least) for side in pair) for pair in scales)
+            # Whole numbers, as mmcv makes them; a side may be infinite, without limit.
+            yield from (
+                tuple(s if math.isinf(s) else int(s * least) for s in pair)
+                for pair in scales
+            )

@@ -81,6 +81,12 @@ def check_masks(dataset, check: ImageCheck, findings: Findings, workers: int) ->
             )
         elif not look.pixels[trained != dataset.ignore_index].any():
             findings.warn('mask in which every pixel is ignored', mask)
+    if total.any() and not total[trained != dataset.ignore_index].any():
+        findings.error(
+            'every pixel of every mask is ignored: there is nothing to learn '
+            f'({_spell_ids(dataset, len(classes))})'
+        )
+        return
     for index, name in enumerate(classes if total.any() else ()):
         if not total[trained == index].any():
             findings.warn('class without a pixel in any mask', str(name))
