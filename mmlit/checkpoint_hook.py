@@ -3,7 +3,7 @@
 import contextlib
 from collections import deque
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
@@ -93,6 +93,8 @@ class AtomicCheckpointHook(CheckpointHook):
         self._termination.watch()
         self._prepare_loops(runner)
         if runner.iter and self._loaded:
+            # Until an epoch begins: an evaluation that is made up for saves, too.
+            self._epoch_began = runner.iter
             self._take_up(runner)
             self._batches_done = go_on(runner, self._loaded)
         self._loaded = None
@@ -206,34 +208,44 @@ class AtomicCheckpointHook(CheckpointHook):
         removing_last = getattr(
             self.file_backend, 'removing_last', contextlib.nullcontext
         )
-        with removing_last():
+        with removing_last(), self._naming_the_last_whole_one(runner):
             super()._save_best_checkpoint(runner, metrics)
 
-    def _write(self, runner: Runner, name: str, meta: dict) -> None:
-        note = Path(runner.work_dir) / 'last_checkpoint'
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        self._saved = describe(meta['iter'] - self._epoch_began, _epoch_length(runner))
+    @contextlib.contextmanager
+    def _naming_the_last_whole_one(self, runner: Runner) -> Iterator[None]:
+        """What cannot be written ends the training with what there is instead."""
         try:
-            runner.save_checkpoint(
-                self.out_dir,
-                name,
-                self.file_client_args,
-                save_optimizer=self.save_optimizer,
-                save_param_scheduler=self.save_param_scheduler,
-                meta=meta,
-                by_epoch=self.by_epoch,
-                backend_args=self.backend_args,
-            )
-            if is_main_process():
-                content = memoryview(str(self.last_ckpt).encode())
-                write_whole(note, content, True, lambda _: None)
+            yield
+        except CheckpointWriteError:
+            raise
         except OSError as error:
+            note = Path(runner.work_dir) / 'last_checkpoint'
             before = note.read_text() if note.exists() else 'none'
             raise CheckpointWriteError(
                 f'{error}; the last whole checkpoint, which resuming goes on from, is '
                 f'{before}'
             ) from error
+
+    def _write(self, runner: Runner, name: str, meta: dict) -> None:
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        self._saved = describe(meta['iter'] - self._epoch_began, _epoch_length(runner))
+        try:
+            with self._naming_the_last_whole_one(runner):
+                runner.save_checkpoint(
+                    self.out_dir,
+                    name,
+                    self.file_client_args,
+                    save_optimizer=self.save_optimizer,
+                    save_param_scheduler=self.save_param_scheduler,
+                    meta=meta,
+                    by_epoch=self.by_epoch,
+                    backend_args=self.backend_args,
+                )
+                if is_main_process():
+                    note = Path(runner.work_dir) / 'last_checkpoint'
+                    content = memoryview(str(self.last_ckpt).encode())
+                    write_whole(note, content, True, lambda _: None)
         finally:
             self._saved = None
         self._saved_iter = meta['iter']

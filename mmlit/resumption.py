@@ -58,7 +58,7 @@ def go_on(runner: Runner, found: Dict[str, Any]) -> int:
     if not done:
         _validate_if_due(runner, runner.epoch)
         return 0
-    if found['epoch_length'] != length:
+    if found['epoch_length'] != length or done >= length:
         print_log(
             f'The checkpoint is from the middle of an epoch of {found["epoch_length"]} '
             f'iterations, and this run has {length}: the epoch begins anew',

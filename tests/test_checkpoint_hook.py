@@ -1,6 +1,7 @@
 """A training stopped anywhere and resumed is the undisturbed one; no file is torn."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from torch.utils.data import get_worker_info
 import toy_resuming
 from mmlit import AtomicCheckpointHook, read_checkpoint
 from mmlit.checkpoint_hook import INTERRUPTED, STOPPED, CheckpointWriteError
+from mmlit.whole_file_backend import WholeFileBackend
 from test_checkpoint import equal
 from this_stack import only_on
 from toy_resuming import BATCH, EPOCH, IMAGES, build
@@ -178,6 +180,32 @@ def test_an_evaluation_that_a_kill_prevented_is_made_up_for(tmp_path, moment):
     assert files(folder) == files(tmp_path / 'straight')
 
 
+MADE_UP_FOR = {
+    'stops': [(('val', EPOCH), terminate)] * 2,
+    'stops in the next one': [(('val', 2 * EPOCH), terminate)] * 2,
+    'kills': [(('val', EPOCH), kill), (('train', EPOCH + 1), kill)],
+    'a stop after it': [(('val', EPOCH), kill), (('train', EPOCH + 1), terminate)],
+}
+
+
+@pytest.mark.parametrize('moments', MADE_UP_FOR.values(), ids=MADE_UP_FOR)
+def test_what_is_saved_in_an_evaluation_that_is_made_up_for(tmp_path, moments):
+    """It belongs to no epoch: the next one is run whole."""
+    options = dict(save_best='score', rule='greater')
+    straight = build(tmp_path / 'straight', **options)
+    straight.train()
+    for at in moments:
+        runner = build(tmp_path / 'disturbed', at=at, resume=True, **options)
+        (stopped if at[1] is terminate else killed)(runner)
+        found = read_checkpoint(noted(runner.work_dir))['resumption']
+        assert found['batches_done'] < EPOCH
+    last = build(tmp_path / 'disturbed', resume=True, **options)
+    last.train()
+    assert last.iter == 3 * EPOCH
+    check_same_end(straight, last)
+    assert files(tmp_path / 'disturbed') == files(tmp_path / 'straight')
+
+
 def test_two_stops_in_one_epoch(tmp_path):
     straight = build(tmp_path / 'straight')
     straight.train()
@@ -296,6 +324,23 @@ def test_a_full_disk(tmp_path):
         straight = build(tmp_path / 'straight', **options)
         straight.train()
         check_same_end(straight, resumed)
+
+
+def test_no_room_for_the_best(tmp_path, monkeypatch):
+    real = WholeFileBackend.put
+
+    def full(self, content, path):
+        if 'best_' in str(path):
+            raise OSError(errno.ENOSPC, f'{path} cannot be written')
+        real(self, content, path)
+
+    monkeypatch.setattr(WholeFileBackend, 'put', full)
+    folder = tmp_path / 'a'
+    with pytest.raises(CheckpointWriteError) as error:
+        build(folder, save_best='score', rule='greater').train()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert 'best_score_epoch_1.pth cannot be written' in str(error.value)
+    assert str(error.value).endswith(f'goes on from, is {folder}/epoch_1.pth')
 
 
 def test_parts_of_killed_runs_are_cleared_away(tmp_path):

@@ -83,7 +83,7 @@ def test_one_training_through_everything(tmp_path):
 
     # SIGTERM, to the worker too, in the middle of an epoch.
     run = Training(config, work_dir)
-    assert run.wait_for(lambda: '[2/4]' in run.output)
+    assert run.wait_for(lambda: '[1/4]' in run.output)
     assert run.terminate() == STOPPED, run.output[-3000:]
     assert resumed(run.output) == done
     assert 'Stopped by SIGTERM after iteration' in run.output
