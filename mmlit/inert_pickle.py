@@ -149,6 +149,11 @@ class InertUnpickler(pickle._Unpickler):
             self._note_tensor(args)
         elif name == 'torch._tensor._rebuild_from_type_v2':
             self._call(args[0], args[2])
+        elif name == '_codecs.encode':
+            # How a pickle of protocol 2 spells bytes. Other codecs and error handlers
+            # take for ever (punycode), or make more of a text (namereplace).
+            if len(args) != 2 or type(args[0]) is not str or args[1] != 'latin1':
+                raise pickle.UnpicklingError('_codecs.encode of more than bytes')
         elif name == 'builtins.set' and args:
             check_keys(args[0])
         elif name == 'collections.Counter' and args and type(args[0]) is not dict:

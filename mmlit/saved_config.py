@@ -66,6 +66,8 @@ def is_settings(text: Any) -> bool:
     """
     if not isinstance(text, str) or len(text) > LONGEST:
         return False
+    if '{{' in text:  # mmengine replaces `{{$NAME:other}}` before it runs the text.
+        return False
     try:
         nodes = list(ast.walk(ast.parse(text)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):

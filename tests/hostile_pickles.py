@@ -8,6 +8,7 @@ import zlib
 from functools import lru_cache
 
 MAGIC = 0x1950A86A20F9469CFC6C
+LETTERS = range(0x3400, 0x9FFF)
 
 
 def name(module, item):
@@ -152,6 +153,16 @@ def values(view=b''):
         + b'}'
         + entry(text('items'), b'K\x01')
         + b'b',
+        'codec that takes for ever': call(
+            '_codecs', 'encode', text(''.join(map(chr, LETTERS))), text('punycode')
+        ),
+        'errors that grow': call(
+            '_codecs',
+            'encode',
+            text('\ufbf9' * 3_000_000),
+            text('ascii'),
+            text('namereplace'),
+        ),
         'code': call('posix', 'system', text('touch ran')),
         'code by a method': call(
             '__builtin__',

@@ -32,6 +32,8 @@ PROGRAMS = {
     'zero byte': 'a = "\0"',
     'too long': 'a = "' + 'a' * 1_000_000 + '"',
     'no text': b'a = 1',
+    'after a substitution': """a = {{'$NOPE:1|print("ran")#'}}""",
+    'after one in a string': r'''a = "{{$NOPE:x|\042;print(1)#}}"''',
 }
 
 
@@ -56,12 +58,17 @@ def test_others_are_left_out(caplog):
         assert without_programs(nothing, 'file.pth') == nothing
 
 
-def test_resuming_runs_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    'program',
+    ["a = open(MARKER,'w').close()", """a = {{"$NOPE:1|open(MARKER,'w').close()#"}}"""],
+    ids=['program', 'substitution'],
+)
+def test_resuming_runs_nothing(tmp_path, monkeypatch, program):
     """Through mmengine's Runner, which runs `meta['config']`."""
     build(tmp_path, epochs=1).train()
     path, marker = tmp_path / 'epoch_1.pth', tmp_path / 'ran'
     checkpoint = torch.load(path, weights_only=False)
-    checkpoint['meta']['config'] = f"a = open({str(marker)!r}, 'w').close()"
+    checkpoint['meta']['config'] = program.replace('MARKER', repr(str(marker)))
     torch.save(checkpoint, path)
     runner = build(tmp_path / 'again', epochs=2)
     runner.call_hook('before_run')  # as in train(), ahead of resuming
