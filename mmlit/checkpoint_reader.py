@@ -15,6 +15,7 @@ before         `torch.load` with the unpickler of `strict_pickle.py`, equally st
 =============  ==================================================================
 """
 
+import errno
 import os
 import pickle
 import re
@@ -55,6 +56,12 @@ _SIGNS_OF_DAMAGE = (
 _OF_THE_MACHINE = re.compile(
     r'\bdevice\b|\bCUDA\b|\bout of memory\b|allocate memory', re.IGNORECASE
 )
+#: A disk that fails or a server that is gone: the file may be whole.
+_ERRORS_OF_THE_MACHINE = {
+    getattr(errno, name)
+    for name in 'EACCES EIO EMFILE ENFILE ENODEV ENOMEM EPERM ESTALE ETIMEDOUT'.split()
+    if hasattr(errno, name)
+}
 _PICKLE = b'\x80'
 #: One key that each layout of a LIT has.
 _FIRST_KEYS = tuple(f'{entrance}.proj.weight' for entrance in ENTRANCES)
@@ -87,7 +94,9 @@ def read_checkpoint(
         FileNotFoundError: There is no such file.
         UnsafeCheckpointError: The file asks for something that is not on the list; it
             is a `pickle.UnpicklingError`.
-        BrokenCheckpointError: It is no checkpoint, empty or cut off; a `ValueError`.
+        BrokenCheckpointError: It is no checkpoint, empty or cut off, or a safetensors
+            file where that package is missing; a `ValueError`.
+        OSError, MemoryError: The machine fails, and the file may be whole.
     """
     checkpoint = read_file(path, map_location)
     if not isinstance(checkpoint, dict):
@@ -103,20 +112,30 @@ def read_file(path: Union[str, 'os.PathLike[str]'], map_location: Any = 'cpu') -
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'{path} can not be found (seen from {os.getcwd()})')
+    if path.suffix == '.safetensors':
+        return _name_source(_load_safetensors(path, map_location), path)
     _check_beginning(path)
     is_vetted = False
     try:
-        if path.suffix != '.safetensors':  # Numbers and their names, nothing else.
-            check_limits(path, _allowed_by_the_user())
+        check_limits(path, _allowed_by_the_user())
         is_vetted = True
         found = _load(path, map_location)
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(_refusal(path, str(error))) from None
     except _SIGNS_OF_DAMAGE as error:
-        if is_vetted and _OF_THE_MACHINE.search(str(error)):
+        if _is_of_the_machine(error, is_vetted):
             raise
         raise BrokenCheckpointError(_broken(path, error)) from error
     return _name_source(found, path)
+
+
+def _is_of_the_machine(error: Exception, is_vetted: bool) -> bool:
+    """Whether another try, or another machine, may read the file."""
+    if isinstance(error, OSError) and error.errno in _ERRORS_OF_THE_MACHINE:
+        return True
+    return is_vetted and (
+        isinstance(error, MemoryError) or bool(_OF_THE_MACHINE.search(str(error)))
+    )
 
 
 def _allowed_by_the_user() -> List[str]:
@@ -140,6 +159,24 @@ def _load(path: Path, map_location: Any) -> Any:
     return torch.load(path, map_location=map_location, pickle_module=strict_pickle)
 
 
+def _load_safetensors(path: Path, map_location: Any) -> Any:
+    """Numbers and their names, in a format without code; never read as a pickle."""
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise BrokenCheckpointError(
+            f'{path} is read by the package safetensors, which is not installed: pip '
+            'install safetensors'
+        ) from None
+    is_device = isinstance(map_location, (str, torch.device))
+    try:
+        return load_file(str(path), device=str(map_location) if is_device else 'cpu')
+    except Exception as error:  # Its own SafetensorError is no subclass of anything.
+        if _is_of_the_machine(error, is_vetted=True):
+            raise
+        raise BrokenCheckpointError(_broken(path, error)) from error
+
+
 def _check_beginning(path: Path) -> None:
     """Tell what is no checkpoint at all from its first bytes."""
     with path.open('rb') as file:
@@ -148,7 +185,7 @@ def _check_beginning(path: Path) -> None:
         raise BrokenCheckpointError(
             f'{path} is empty: the download or copy failed; delete it and repeat that'
         )
-    if start.startswith((ZIP, _PICKLE)) or path.suffix == '.safetensors':
+    if start.startswith((ZIP, _PICKLE)):
         return
     text = start.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
     if text.startswith((b'<!doctype', b'<html', b'<head', b'<?xml', b'<!--')):

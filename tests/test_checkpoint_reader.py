@@ -6,6 +6,7 @@ the unpickler that stands in for it before torch 2.6.
 
 import argparse
 import builtins
+import errno
 import os
 import pickle
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import types
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,6 +230,53 @@ def test_other_wrong_files(tmp_path, way):
 
 
 @pytest.mark.skipif(not HAS_SAFE_GLOBALS, reason='nothing is allowed before torch 2.6')
+def test_a_pickle_is_never_read_as_safetensors(tmp_path, way):
+    path, marker = tmp_path / 'evil.safetensors', tmp_path / 'ran'
+    torch.save(attacks(marker)['os.system'], path)
+    with pytest.raises(BrokenCheckpointError, match='evil.safetensors '):
+        read_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_safetensors_are_read_by_their_package(tmp_path, way, monkeypatch):
+    path = tmp_path / 'lit.safetensors'
+    path.write_bytes(b'content')
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
+    with pytest.raises(BrokenCheckpointError, match='pip install safetensors$'):
+        read_checkpoint(path)
+
+    def load_file(name, device):
+        if Path(name).read_bytes() != b'content':
+            raise Exception('Error while deserializing header')
+        return {'a': torch.ones(2, device=device)}
+
+    package = types.ModuleType('safetensors.torch')
+    package.load_file = load_file
+    monkeypatch.setitem(sys.modules, 'safetensors', types.ModuleType('safetensors'))
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', package)
+    for map_location in ('cpu', torch.device('cpu'), lambda storage, _: storage):
+        found = read_checkpoint(path, map_location)
+        assert torch.equal(found['a'], torch.ones(2))
+        assert found._metadata['']['source'] == 'lit.safetensors'
+    path.write_bytes(b'other')
+    with pytest.raises(BrokenCheckpointError, match='cut off, .*deserializing'):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    'fault', [OSError(errno.EIO, 'Input/output error'), MemoryError()], ids=repr
+)
+def test_a_fault_of_the_machine_is_none_of_the_file(tmp_path, way, monkeypatch, fault):
+    def fail(*_, **__):
+        raise fault
+
+    torch.save({'a': torch.ones(1)}, tmp_path / 'a.pth')
+    monkeypatch.setattr(checkpoint_reader, '_load', fail)
+    with pytest.raises(type(fault)) as caught:
+        read_checkpoint(tmp_path / 'a.pth')
+    assert caught.value is fault
+
+
 def test_only_our_reads_allow_the_authors_types(tmp_path):
     torch.save({'args': argparse.Namespace(a=1)}, tmp_path / 'file.pth')
     assert read_checkpoint(tmp_path / 'file.pth')['args'].a == 1

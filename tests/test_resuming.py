@@ -1,5 +1,6 @@
 """Which checkpoint `train.py --resume` takes: the latest whole one."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -156,6 +157,21 @@ def test_other_storage_is_taken_by_its_word(find, folder):
 class Evil:
     def __reduce__(self):
         return os.system, ('touch ran',)
+
+
+def test_one_that_the_disk_fails_on_ends_it(find, folder, monkeypatch):
+    """It may be whole: no earlier one is gone on from in its place."""
+
+    def fail(*_):
+        raise OSError(errno.EIO, 'Input/output error')
+
+    folder.both('epoch_1.pth')
+    folder.both('epoch_2.pth')
+    monkeypatch.setattr('mmlit.checkpoint_reader.check_limits', fail)
+    with pytest.raises(SystemExit) as stop:
+        find(folder)
+    assert 'epoch_2.pth cannot be read now: ' in stop.value.code
+    assert stop.value.code.endswith('Input/output error')
 
 
 def test_an_unsafe_one_ends_it(find, folder, monkeypatch, tmp_path):

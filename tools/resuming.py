@@ -47,6 +47,9 @@ def _fault(path: Path) -> str | None:
         return str(error)
     except UnsafeCheckpointError as error:
         stop(str(error))
+    except (OSError, MemoryError) as error:
+        # Not to be passed over: it may be whole, and is what the run goes on from.
+        stop(f'{path} cannot be read now: {error or type(error).__name__}')
     return None
 
 
