@@ -80,7 +80,11 @@ class FiniteLossHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep weights that are not finite out of the checkpoints."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        parameters = {name for name, _ in model.named_parameters()}
+        # FSDP puts a module of its own around each block; checkpoints leave it out.
+        parameters = {
+            name.replace('_fsdp_wrapped_module.', '')
+            for name, _ in model.named_parameters()
+        }
         for name, value in checkpoint['state_dict'].items():
             if not torch.is_floating_point(value):
                 continue

@@ -9,10 +9,12 @@ from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 
-from .checks import check_bool
+from .checks import check_bool, check_int
 
 #: Failures one after the other that no longer are the fault of single files.
 IN_A_ROW = 10
+#: So many of the ids that are no classes are named.
+NAMED = 8
 
 
 class BrokenSampleError(RuntimeError):
@@ -37,14 +39,29 @@ class PipelineGuard(BaseTransform):
         transforms: The pipeline.
         skip: Leave out what fails, as fits training; ``False`` fits validation, whose
             figures would be those of other images.
+        num_classes: The classes of a segmentor. A mask with an id beyond them then
+            fails by its name, where the loss would raise an ``IndexError`` (on a GPU,
+            end the process). ``None`` does not look.
+        ignore_index: The id that the loss leaves out.
 
     Raises:
+        TypeError, ValueError: An argument is none of these.
         BrokenSampleError: Ten images failed in a row; without ``skip``, one did.
     """
 
-    def __init__(self, transforms: Sequence[Union[dict, Callable]], skip: bool = True):
+    def __init__(
+        self,
+        transforms: Sequence[Union[dict, Callable]],
+        skip: bool = True,
+        num_classes: Optional[int] = None,
+        ignore_index: int = 255,
+    ):
         self.pipeline = Compose(transforms)
         self.skip = check_bool('skip', skip)
+        if num_classes is not None:
+            check_int('num_classes', num_classes, 1)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
         self._failed = 0
 
     @property
@@ -58,7 +75,7 @@ class PipelineGuard(BaseTransform):
         mask = results.get('seg_map_path')
         try:
             packed = self.pipeline(results)
-            _check_mask_size(packed)
+            self._check_mask(packed)
         except Exception as error:  # A transform may raise anything.
             said = ' '.join(f'{type(error).__name__}: {error}'.split())
             said = f'{name}{f" with the mask {mask}" if mask else ""} fails: {said}'
@@ -74,24 +91,32 @@ class PipelineGuard(BaseTransform):
         self._failed = 0
         return packed
 
+    def _check_mask(self, packed: Optional[dict]) -> None:
+        """Does a mask fit its image, as resized or as in the file, and the classes?
 
-def _check_mask_size(packed: Optional[dict]) -> None:
-    """Does a mask fit its image, as resized or as in the file?
-
-    If not, the loss would fail, in a batch in which nobody finds the image.
-    """
-    image = (packed or {}).get('inputs')
-    sample = (packed or {}).get('data_samples')
-    mask = getattr(sample, 'gt_sem_seg', None)
-    if not isinstance(image, torch.Tensor) or mask is None:
-        return
-    sizes = tuple(image.shape[-2:]), tuple(sample.metainfo.get('ori_shape', ()))
-    if tuple(mask.shape) not in sizes:
-        raise ValueError(
-            'the mask is of another size: {1}x{0} px, the image {3}x{2}'.format(
-                *mask.shape, *image.shape[-2:]
+        If not, the loss would fail, in a batch in which nobody finds the image.
+        """
+        image = (packed or {}).get('inputs')
+        sample = (packed or {}).get('data_samples')
+        mask = getattr(sample, 'gt_sem_seg', None)
+        if not isinstance(image, torch.Tensor) or mask is None:
+            return
+        sizes = tuple(image.shape[-2:]), tuple(sample.metainfo.get('ori_shape', ()))
+        if tuple(mask.shape) not in sizes:
+            raise ValueError(
+                'the mask is of another size: {1}x{0} px, the image {3}x{2}'.format(
+                    *mask.shape, *image.shape[-2:]
+                )
             )
-        )
+        if self.num_classes is None:
+            return
+        ids = mask.data[mask.data != self.ignore_index]
+        beyond = ids[(ids < 0) | (ids >= self.num_classes)]
+        if beyond.numel():
+            raise ValueError(
+                f'the mask has ids beyond the {self.num_classes} classes, as they are '
+                f'after loading: {beyond.unique()[:NAMED].tolist()}'
+            )
 
 
 def unguarded(transforms: Sequence[Callable]) -> List[Callable]:

@@ -12,7 +12,22 @@ import torch
 from hypothesis import strategies as st
 from mmengine.logging import HistoryBuffer
 
-from hostile_pickles import archive, attacks, call, doubled, legacy, nested, text, whole
+from hostile_pickles import (
+    archive,
+    attacks,
+    call,
+    checkpoint,
+    doubled,
+    entry,
+    legacy,
+    name,
+    nested,
+    storage,
+    tensor,
+    text,
+    whole,
+)
+from mmlit.inert_pickle import InertUnpickler
 from official_files import ABSOLUTE_MICRO, RELATIVE_MICRO, official_file, official_state
 
 SNIPPETS = (
@@ -44,6 +59,11 @@ NUMBERS = (
     -(2**63),
     2**70,
 )
+TEXTS = (
+    '', 'latin1', 'punycode', 'idna', 'ascii', 'namereplace', 'zlib_codec', 'mean',
+    '__class__', '__globals__', 'cuda:99', 'f8', 'O', 'V9999999', 'é' * 3000,
+    ''.join(map(chr, range(0x3400, 0x9FFF))),
+)  # fmt: skip
 DTYPES = [
     getattr(torch, name)
     for name in 'bool uint8 int8 int64 float16 bfloat16 float64 complex64'.split()
@@ -216,6 +236,46 @@ def pickles(draw):
     known = sorted(attacks())
     name = draw(st.sampled_from(known))
     return draw(st.sampled_from([archive(data), legacy(data), attacks()[name]]))
+
+
+@lru_cache(maxsize=None)
+def _known_names():
+    """What a file may name, as (module, item)."""
+    names = InertUnpickler(io.BytesIO(), 0)._names
+    return sorted(tuple(name.rpartition('.')[::2]) for name in names)
+
+
+@st.composite
+def calls(draw):
+    """Calls of what a file may name, with arguments and states that make no sense."""
+
+    def odd(depth):
+        kinds = 'number text name tensor tuple list dict call none'.split()
+        kind = draw(st.sampled_from(kinds if depth < 3 else kinds[:3]))
+        if kind == 'number':
+            return whole(draw(st.sampled_from(NUMBERS)))
+        if kind == 'text':
+            return text(draw(st.sampled_from(TEXTS)))
+        if kind == 'name':
+            return name(*draw(st.sampled_from(_known_names())))
+        if kind == 'tensor':
+            return tensor(storage('FloatStorage', 4), [4], [1])
+        if kind == 'none':
+            return b'N'
+        if kind == 'call':
+            return made(depth + 1)
+        parts = [odd(depth + 1) for _ in range(2 * draw(st.integers(0, 2)))]
+        opened = dict(tuple=b'(', list=b'](', dict=b'}(')[kind]
+        return opened + b''.join(parts) + dict(tuple=b't', list=b'e', dict=b'u')[kind]
+
+    def made(depth=0):
+        arguments = [odd(depth) for _ in range(draw(st.integers(0, 4)))]
+        whole_call = call(*draw(st.sampled_from(_known_names())), *arguments)
+        states = draw(st.integers(0, 1)) if depth < 2 else 0
+        return whole_call + b''.join(odd(depth + 1) + b'b' for _ in range(states))
+
+    data = checkpoint(entry(text('x'), made()))
+    return draw(st.sampled_from([archive, legacy]))(data)
 
 
 @st.composite

@@ -113,9 +113,9 @@ default_hooks = dict(logger=dict(interval=1))
 
 
 def test_segmentation(tmp_path):
-    """And a broken mask of the validation ends the run by its name, once saved."""
+    """And broken validation data are named before the first iteration."""
     pytest.importorskip('mmseg', reason='trains a segmentor of mmseg')
-    labels = 'ignored-mask small-mask torn-mask'.split()
+    labels = 'ignored-mask small-mask torn-mask odd-ids'.split()
     # Sound ones among them, of which a random one takes the place of a broken one: ten
     # broken ones in a row end the training.
     sound = [*labels, *(f'sound-{i}' for i in range(20))]
@@ -125,10 +125,12 @@ def test_segmentation(tmp_path):
     write_mask(data / 'masks' / 'ignored-mask.png', (255,))
     write_mask(data / 'masks' / 'small-mask.png', (1, 2), width=20)
     write(data / 'masks' / 'torn-mask.png', encoded('L', 'PNG')[:900])
+    write_mask(data / 'masks' / 'odd-ids.png', (1, 2, 9))
     sizes = {'strip': (3, 500)}
     val = {**ODD, **of_sizes(sizes), 'torn-mask': encoded()}
     write_pairs(data / 'val', val, sizes)
-    write(data / 'val' / 'masks' / 'torn-mask.png', encoded('L', 'PNG')[:900])
+    torn = data / 'val' / 'masks' / 'torn-mask.png'
+    write(torn, encoded('L', 'PNG')[:900])
     folders = "data_prefix=dict(img_path='images', seg_map_path='masks')"
     text = f"""
 metainfo = dict(classes={CLASSES}, palette=[[9, 9, 9], [99, 9, 9], [9, 9, 99]])
@@ -145,12 +147,19 @@ default_hooks = dict(logger=dict(interval=1))
 """
     base = 'segmentation/lit-ti_fpn_fpnhead_shapes.py'
     status, output, losses = train(base, text, tmp_path)
+    assert status == 1 and losses == []
+    last = output.strip().splitlines()[-1]
+    said = f'train.py: 1 of {len(val)} validation images cannot be loaded'
+    assert last.startswith(said) and 'val/masks/torn-mask.png: ' in last
+    torn.unlink()
+    (data / 'val' / 'images' / 'torn-mask.jpg').unlink()
+
+    status, output, losses = train(base, text, tmp_path)
+    assert status == 0, output[-5000:]
     assert left_out(output) == {
-        *(*BROKEN, *RESIZED_AWAY, 'one-pixel', 'small-mask', 'torn-mask')
+        *(*BROKEN, *RESIZED_AWAY, 'one-pixel', 'small-mask', 'torn-mask', 'odd-ids')
     }, output[-5000:]
+    assert 'beyond the 3 classes, as they are after loading: [8]' in output
     assert len(losses) == math.ceil(len(files) / 2)
     assert all(map(math.isfinite, losses))
-    assert status != 0
-    last = output.strip().splitlines()[-1]
-    assert 'BrokenSampleError' in last and 'val/masks/torn-mask.png fails' in last
     assert (tmp_path / 'work_dirs' / 'config' / 'epoch_1.pth').is_file()

@@ -2,6 +2,7 @@
 
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -132,3 +133,17 @@ def test_losses_that_want_gradients_are_read_without_a_warning(recwarn):
     finally:
         torch.set_warn_always(False)
     assert not [str(w.message) for w in recwarn]
+
+
+def test_weights_inside_of_fsdp_are_weights():
+    """FSDP names them by its wrappers; in checkpoints they have their own names."""
+    model = torch.nn.Module()
+    model.block = torch.nn.Module()
+    model.block._fsdp_wrapped_module = torch.nn.Linear(1, 1)
+    checkpoint = dict(
+        state_dict={'block.weight': torch.full((1, 1), torch.inf)}, meta=dict(iter=3)
+    )
+    with pytest.raises(NonFiniteLossError, match=r'block\.weight.* iteration 3'):
+        FiniteLossHook().before_save_checkpoint(
+            SimpleNamespace(model=model), checkpoint
+        )

@@ -3,6 +3,7 @@
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -106,6 +107,21 @@ def test_a_none_of_the_pipeline_stays_one(said):
 def test_arguments():
     with pytest.raises(TypeError, match="skip='no' must be True or False"):
         PipelineGuard([], skip='no')
+    with pytest.raises(ValueError, match='num_classes=0 must be'):
+        PipelineGuard([], num_classes=0)
+
+
+def test_train_py_ends_with_the_sentence_alone(monkeypatch):
+    """Not with the traceback that a worker's error comes with."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.setattr(sys, 'argv', ['train.py'])
+    from train import train
+
+    for workers in (0, 1):
+        loader = DataLoader(numbers({3}, skip=False), num_workers=workers)
+        with pytest.raises(SystemExit) as stop:
+            train(SimpleNamespace(train=lambda data=loader: list(data)))
+        assert stop.value.code == "train.py: images/3.jpg fails: KeyError: 'lost'"
 
 
 # --- the pipelines of the configs -------------------------------------------------

@@ -148,6 +148,8 @@ def guard_pipelines(config: Config) -> None:
 
     In training it is left out, in validation and test it ends the run.
     """
+    head = (config.get('model') or {}).get('decode_head') or {}
+    head = head[-1] if isinstance(head, (list, tuple)) else head
     for split in ('train', 'val', 'test'):
         loader = config.get(f'{split}_dataloader')
         for part in unwrap(loader['dataset']) if loader else ():
@@ -155,6 +157,10 @@ def guard_pipelines(config: Config) -> None:
             if pipeline and pipeline[0].get('type') != 'PipelineGuard':
                 skip = split == 'train'
                 guard = dict(type='PipelineGuard', transforms=pipeline, skip=skip)
+                # Evaluations leave such ids out by themselves.
+                if skip and 'num_classes' in head:
+                    guard['num_classes'] = head['num_classes']
+                    guard['ignore_index'] = head.get('ignore_index', 255)
                 part['pipeline'] = [guard]
 
 

@@ -24,6 +24,7 @@ from common import (
     stop,
 )
 from resuming import find_whole_checkpoint
+from validation_data import check_validation
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner  # takes seconds to import
@@ -45,6 +46,7 @@ def main() -> None:
     make_data(config)
     if args.check_data:
         check_data(config)
+    check_validation(config)
     train(build_runner(config))
 
 
@@ -53,9 +55,13 @@ def train(runner: Runner) -> None:
     from mmlit.checkpoint_hook import CheckpointWriteError
     from mmlit.checkpoint_reader import BrokenCheckpointError, UnsafeCheckpointError
     from mmlit.finite_loss_hook import NonFiniteLossError
+    from mmlit.guard import BrokenSampleError
 
     try:
         runner.train()
+    except BrokenSampleError as error:
+        # From a data worker it comes with a traceback in front.
+        stop(str(error).strip().splitlines()[-1].split('BrokenSampleError: ')[-1])
     except (
         BrokenCheckpointError,
         CheckpointWriteError,
