@@ -44,8 +44,8 @@ class OffsetVisualizationHook(Hook):
 
     Raises:
         ValueError, TypeError: An argument is wrong; before the first iteration: the
-            model holds no LIT with token merging, there is no image to take, or the
-            training does not count as ``by_epoch`` says.
+            model holds no LIT with token merging, or one sharded by FSDP, there is no
+            image to take, or the training does not count as ``by_epoch`` says.
     """
 
     priority = 'LOW'
@@ -69,6 +69,12 @@ class OffsetVisualizationHook(Hook):
                 'one epoch; give by_epoch=False and an interval in iterations'
             )
         model = _unwrapped(runner)
+        # By name: torch has it in several places, and not on all platforms.
+        if any('FullySharded' in type(m).__name__ for m in runner.model.modules()):
+            raise ValueError(
+                f'{type(self).__name__}: no process holds a whole LIT under FSDP; draw '
+                'the checkpoints with tools/visualize.py offsets'
+            )
         lit = find_lit(model)
         if len(lit.stages) < 2:
             raise ValueError(

@@ -68,7 +68,8 @@ def load_image(
         preprocessor: Normalises and pads; the model's ``data_preprocessor``.
 
     Raises:
-        ValueError: Another transform, by which places in the image could be lost.
+        ValueError: Another transform, by which places in the image could be lost; or
+            one fails, as on a broken image.
         OSError: The file cannot be read.
     """
     results = dict(img_path=str(path), img_id=0, seg_fields=[])
@@ -87,7 +88,13 @@ def load_image(
                 + ', '.join(HARMLESS)
             )
         before = None if picture is None else results['img'].shape
-        results = transform(results)
+        try:
+            results = transform(results)
+        except OSError:
+            raise
+        except Exception as error:  # AssertionError, cv2.error, ...
+            said = ' '.join(f'{type(error).__name__}: {error}'.split())
+            raise ValueError(f'{name} of the test pipeline fails: {said}') from error
         if picture is None:
             picture = _rgb(results['img'])
         elif resizes:

@@ -280,6 +280,26 @@ def test_a_config_that_fails_on_every_image(tmp_path, inputs, detector):
     assert files_in(tmp_path / 'out') == set()
 
 
+def test_a_narrow_image_does_not_end_the_others(tmp_path, inputs, detector, capfd):
+    """It is resized to nothing, which OpenCV has an error of its own for."""
+    narrow = tmp_path / 'narrow.png'
+    cv2.imwrite(str(narrow), np.zeros((1, 3000, 3), np.uint8))
+    words = [
+        *('infer.py', str(narrow), str(inputs / 'a/1.jpg'), '--config', str(DETECTION)),
+        *('--checkpoint', str(detector), '--out-dir', str(tmp_path / 'out')),
+        *('--device', 'cpu'),
+    ]
+    import infer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', words)
+        with pytest.raises(SystemExit) as stop:
+            infer.main()
+    seen = capfd.readouterr()
+    assert stop.value.code == 1 and '1 of 2 done' in seen.out
+    assert re.search(rf'{narrow}: could not be done: OpenCV[^\n]*\n', seen.err)
+
+
 # --- what is refused ----------------------------------------------------------------
 
 

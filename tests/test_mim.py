@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,23 @@ def test_search(site, tmp_path):
     )  # fmt: skip
     assert said.count('config id: ') == said.count('weight ') == 6
     assert said.count('coco/box_ap_(authors)') == 4
+
+
+def test_an_editable_installation_is_not_found(tmp_path):
+    """And the documents quote what mim says then."""
+    if list(MIM.parents[1].glob('lib/python*/site-packages/mmlit')):
+        pytest.skip("a wheel of mmlit is installed in mim's environment")
+    done = subprocess.run(
+        [str(MIM), 'search', 'mmlit'],
+        cwd=tmp_path, env={**os.environ, 'PYTHONPATH': '', 'HOME': str(tmp_path)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    said = ' '.join(done.stdout.split())
+    for document in ('README.md', 'docs/using_lit.md'):
+        text = ' '.join((wheels.CHECKOUT / document).read_text().split())
+        (quoted,) = re.findall(r'`\.\.\. ([^`]*please upgrade your mmlit[^`]*)`', text)
+        assert quoted in said, said
 
 
 def test_doctor(site, tmp_path):

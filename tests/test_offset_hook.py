@@ -351,3 +351,14 @@ def test_what_cannot_be_shown_is_refused_before_the_first_iteration(
     with pytest.raises(ValueError, match=message):
         training.train()
     assert training.iter == 0
+
+
+def test_a_sharded_network_is_refused_before_the_first_iteration(tmp_path):
+    class FullyShardedDataParallel(torch.nn.Sequential):
+        """As FSDP's are called, around the blocks."""
+
+    training = runner(tmp_path, OffsetVisualizationHook())
+    training.model.sharded = FullyShardedDataParallel()
+    with pytest.raises(ValueError, match='FSDP; draw the checkpoints'):
+        training.train()
+    assert training.iter == 0

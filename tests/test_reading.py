@@ -1,5 +1,6 @@
 """What is read out of a LIT is what it did, and it is afterwards what it was."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -44,6 +45,17 @@ def test_image_as_the_pipeline_reads_it(tmp_path):
     assert not image.inputs[0, :, 120:].any() and not image.inputs[..., 200:].any()
     assert image.token_at(99.5, 59.5, stride=16) == (7, 12)
     assert image.extent(16, (8, 14)) == (0, 112, 64, 0)
+
+
+@pytest.mark.parametrize('content', [b'', b'text', 'narrow'], ids=str)
+def test_an_image_that_cannot_be_read_is_a_value_error(tmp_path, content):
+    path = tmp_path / 'a.png'
+    if content == 'narrow':
+        cv2.imwrite(str(path), np.zeros((1, 3000, 3), np.uint8))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'of the test pipeline fails: \w+: [^\n]+$'):
+        open_image(path)
 
 
 def test_a_pipeline_that_loses_places_is_refused(tmp_path):

@@ -91,6 +91,31 @@ def test_the_option_that_test_py_lacks_is_said():
 # --- messages ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ("_base_ = 'none.py'", 'none.py'),
+        ('model = dict(', 'SyntaxError'),
+        (None, 'Only py/yml/yaml/json type are supported'),
+    ],
+)
+def test_a_config_that_is_none(tool, capsys, text, said):
+    name = 'picture.png' if text is None else 'broken.py'
+    Path(name).write_text(text or '')
+    message = stopped(capsys, tool('train.py'), name)
+    assert message.startswith(f'train.py: config {name}: ') and said in message
+
+
+def test_settings_that_are_none(tool, capsys):
+    train = tool('train.py')
+    with pytest.raises(SystemExit):
+        train.run('config.py', '--cfg-options', 'max_epochs')
+    assert "--cfg-options: 'max_epochs' is not KEY=VALUE" in capsys.readouterr().err
+    Path('list.py').write_text('steps = [1]')
+    message = stopped(capsys, train, 'list.py', '--cfg-options', 'steps.7=1')
+    assert message.startswith('train.py: --cfg-options steps.7=1: KeyError: ')
+
+
 @pytest.mark.parametrize('name', ['train.py', 'test.py'])
 def test_a_missing_config_is_named(tool, capsys, name):
     rest = [] if name == 'train.py' else ['epoch_1.pth']

@@ -192,6 +192,7 @@ def test_what_is_not_there_is_named(seen, draw, wrong, message):
         ('features a.png b/a.png', 'pictures of the same name'),
         ('features a.png --checkpoint no.pth', 'checkpoint no.pth does not exist'),
         ('features a.png --out-dir a.png', '--out-dir a.png is no folder'),
+        ('features a.png --out-dir a.png/x', '--out-dir a.png/x: '),
     ],
 )
 def test_mistakes_are_told_at_once(tmp_path, monkeypatch, capsys, arguments, message):

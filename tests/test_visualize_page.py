@@ -1,12 +1,16 @@
 """The page of visualize.py in a real browser: clicks, keys, and its arithmetic."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from looking_helpers import SCALE, open_browser, open_image, small_lit, write_noise
-from mmlit.reading import read
+from mmlit.archs import ARCHS
+from mmlit.reading import Attended, read
 
+from visualize import PAGE_MB  # isort: skip  # a tool
 from visualize_page import choose_blocks, describe, write_page  # isort: skip  # a tool
 
 CANVAS = 'return document.getElementById("picture").toDataURL()'
@@ -143,6 +147,27 @@ def test_the_page_samples_where_the_network_does(browser, seen):
             np.testing.assert_allclose(places, expected[token] / SCALE, atol=0.02)
         lengths = [point['length'] for point in found]
         np.testing.assert_allclose(lengths, merging.displacements()[token], atol=0.01)
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_the_last_block_of_each_stage_fits_at_the_usual_size(arch):
+    """1333x800, as the configs test."""
+    attended = []
+    for stage, grid in ((2, (50, 84)), (3, (25, 42))):
+        numbers = {key: value[stage] for key, value in vars(ARCHS[arch]).items()
+                   if key in ('embed_dims', 'num_heads', 'depths')}  # fmt: skip
+        bias = None if ARCHS[arch].pos_embed == 'absolute' else 'a table'
+        attn = SimpleNamespace(num_heads=numbers['num_heads'], position_bias=bias)
+        tokens = torch.empty(*grid, numbers['embed_dims'], device='meta')
+        attended += [
+            Attended(stage, block, attn, tokens) for block in range(numbers['depths'])
+        ]
+    held = choose_blocks(attended, PAGE_MB * 1e6 - 1e6)  # A picture and the offsets.
+    last = [
+        place for place, one in enumerate(attended)
+        if one.block == ARCHS[arch].depths[one.stage] - 1
+    ]  # fmt: skip
+    assert len(last) == 2 and all(held[place] for place in last)
 
 
 def test_what_does_not_fit_is_left_out_and_said(seen, tmp_path):

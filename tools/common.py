@@ -26,6 +26,16 @@ def stop(message: str) -> NoReturn:
     sys.exit(f'{Path(sys.argv[0]).name}: {message}')
 
 
+class _Settings(DictAction):
+    """KEY=VALUE pairs; what is none is a mistake on the command line."""
+
+    def __call__(self, parser, namespace, values, option_string=None):  # noqa: D102
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string}: {value!r} is not KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
+
+
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Adds the config and the option that changes it, as mmdet's users know them."""
     parser.add_argument('config', help='config file')
@@ -37,7 +47,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Settings,
         metavar='KEY=VALUE',
         help='settings that replace those of the config, for example '
         'train_cfg.max_epochs=2 model.backbone.init_cfg=None; write a list as '
@@ -82,10 +92,21 @@ def read_settings(args: argparse.Namespace) -> Config:
     # Before the bases are read: `mmlit::...` ones are known from here on.
     import mmlit  # noqa: F401
 
-    config = Config.fromfile(args.config)
+    try:
+        config = Config.fromfile(args.config)
+    except (KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
+        stop(f'config {args.config}: {_spell(error)}')
     if args.cfg_options is not None:
-        config.merge_from_dict(args.cfg_options)
+        try:
+            config.merge_from_dict(args.cfg_options)
+        except (AssertionError, LookupError, TypeError, ValueError) as error:
+            given = ' '.join(f'{k}={v}' for k, v in args.cfg_options.items())
+            stop(f'--cfg-options {given}: {_spell(error)}')
     return config
+
+
+def _spell(error: Exception) -> str:
+    return ' '.join(f'{type(error).__name__}: {error}'.split())
 
 
 def read_config(args: argparse.Namespace) -> Config:

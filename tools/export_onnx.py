@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows, notes, content = work(args, config, progress)
         except (ExportError, CheckError) as error:
             stop(f'{args.out}: {error}')
-        except (OSError, ValueError, pickle.UnpicklingError) as error:
+        except (OSError, TypeError, ValueError, pickle.UnpicklingError) as error:
             stop(str(error))
     show(make_table(rows, describe(content, notes)))
     worst = max(rows, key=lambda row: row.difference)

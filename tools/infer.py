@@ -38,6 +38,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import torch
 from mmengine.config import Config
 from rich.console import Console
@@ -57,8 +58,9 @@ MIN_SCORE = 0.3
 INTERRUPTED = 130  # what shells expect of a process that Ctrl-C ended
 NAMED = 10
 # What need not end the others: an image that is broken, too small for LIT, too large
-# for a GPU. A mistake in the config can raise the same, for every image.
-IMAGE_ERRORS = (UnreadableError, ValueError, torch.cuda.OutOfMemoryError)
+# for a GPU, or so narrow that it is resized to nothing. A mistake in the config can
+# raise the same, for every image.
+IMAGE_ERRORS = (UnreadableError, ValueError, cv2.error, torch.cuda.OutOfMemoryError)
 
 
 def main() -> None:
@@ -128,7 +130,7 @@ def build_model(config: Config, args: argparse.Namespace):
 
         score = MIN_SCORE if args.score_thr is None else args.score_thr
         return Detector(config, args.checkpoint, args.device, score)
-    except (ValueError, OSError, pickle.UnpicklingError) as error:
+    except (KeyError, OSError, TypeError, ValueError, pickle.UnpicklingError) as error:
         stop(f'--config {args.config}, --checkpoint {args.checkpoint}: {error}')
 
 
@@ -168,7 +170,7 @@ class Run:
                     advance()
             self.done += 1
         except IMAGE_ERRORS as error:
-            path, said = source.path.as_posix(), str(error)
+            path, said = source.path.as_posix(), ' '.join(str(error).split())
             self.failed.append(path)
             if not isinstance(error, UnreadableError):
                 self.failures.append(re.sub(r'\d+', '', said))

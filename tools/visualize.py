@@ -21,6 +21,8 @@ from mmengine.utils import track_iter_progress
 from common import add_cfg_options, check_file, read_config, stop
 
 PAGE = 'index.html'
+#: At 1333x800 the last block of each stage fits, of any LIT.
+PAGE_MB = 12.0
 
 
 def main() -> None:
@@ -43,10 +45,12 @@ def main() -> None:
         except (OSError, ValueError) as error:
             stop(f'{path}: {error}')
         if args.page:
-            room = args.page_mb / len(args.images)
-            entries.append(describe(path.stem, image, reading, room))
+            entries.append(describe(path.stem, image, reading, args.page_mb))
     if args.page:
-        print(write_page(args.out_dir / PAGE, entries, subject.weights))
+        try:
+            print(write_page(args.out_dir / PAGE, entries, subject.weights))
+        except OSError as error:
+            stop(f'{args.out_dir / PAGE}: {error}')
     print(f'{count} PNGs are in {args.out_dir}')
 
 
@@ -109,10 +113,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--page-mb',
         type=float,
-        default=8.0,
+        default=PAGE_MB,
         metavar='MB',
-        help='size that the page may have; what attention does not fit is left out and '
-        'named on it (default: 8)',
+        help='size that each image may have on the page; what attention does not fit '
+        'is left out and named on it (default: %(default)s)',
     )
     args = parser.parse_args()
     check_options(parser, args)
@@ -158,7 +162,10 @@ def check_paths(args: argparse.Namespace) -> None:
         stems[path.stem] = path
     if args.out_dir.exists() and not args.out_dir.is_dir():
         stop(f'--out-dir {args.out_dir} is no folder')
-    args.out_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        stop(f'--out-dir {args.out_dir}: {error}')
 
 
 def _numbers(text: str) -> list[int]:

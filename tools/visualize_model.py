@@ -56,10 +56,10 @@ def open_subject(config: Config, args: argparse.Namespace) -> Subject:
         import_modules_from_strings(**config.custom_imports)
     init_default_scope(config.get('default_scope') or 'mmengine')
     torch.manual_seed(SEED)
-    model = MODELS.build(copy.deepcopy(config.model)).eval()
     try:
+        model = MODELS.build(copy.deepcopy(config.model)).eval()
         lit = find_lit(model)
-    except ValueError as error:
+    except (KeyError, TypeError, ValueError) as error:
         stop(f'the config {args.config}: {error}')
     if args.checkpoint is None:
         # Not by the config's own init_cfg, which names weights to download.
