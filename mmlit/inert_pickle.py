@@ -11,6 +11,8 @@ import pickle
 from collections import OrderedDict
 from typing import Any, BinaryIO, Collection, Dict, Iterable, List
 
+import torch
+
 from .pickle_limits import Within, check_keys, check_sharing, is_count, is_view
 from .strict_pickle import named_globals, refuse_instruction
 
@@ -154,6 +156,8 @@ class InertUnpickler(pickle._Unpickler):
             # take for ever (punycode), or make more of a text (namereplace).
             if len(args) != 2 or type(args[0]) is not str or args[1] != 'latin1':
                 raise pickle.UnpicklingError('_codecs.encode of more than bytes')
+        elif name == 'torch.device':
+            _check_device(args)
         elif name == 'builtins.set' and args:
             check_keys(args[0])
         elif name == 'collections.Counter' and args and type(args[0]) is not dict:
@@ -248,6 +252,17 @@ class InertUnpickler(pickle._Unpickler):
     dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.DICT[0]] = load_dict
     dispatch[pickle.ADDITEMS[0]] = load_additems
+
+
+def _check_device(args: tuple) -> None:
+    """What torch says of a name that is none sounds like a fault of the machine."""
+    kinds = [type(arg) for arg in args]
+    if kinds not in ([str], [str, int]):
+        raise pickle.UnpicklingError('a torch.device of what is no name')
+    try:
+        torch.device(*args)  # Only a name; nothing is asked of the device.
+    except RuntimeError:
+        raise ValueError(f'a torch.device of the name {args[0][:80]!r}') from None
 
 
 def _parts(value: Any) -> Iterable[Any]:

@@ -156,6 +156,9 @@ def values(view=b''):
         'codec that takes for ever': call(
             '_codecs', 'encode', text(''.join(map(chr, LETTERS))), text('punycode')
         ),
+        'device without a name': call('torch', 'device'),
+        'device of another name': call('torch', 'device', text('toaster:1')),
+        'device of no name': call('torch', 'device', whole(2**70)),
         'errors that grow': call(
             '_codecs',
             'encode',
