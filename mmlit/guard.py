@@ -17,6 +17,11 @@ IN_A_ROW = 10
 NAMED = 8
 
 
+def spell_error(error: Exception) -> str:
+    """What was raised, in one line."""
+    return ' '.join(f'{type(error).__name__}: {error}'.split())
+
+
 class BrokenSampleError(RuntimeError):
     """An image or its annotation cannot be used; the text names the file."""
 
@@ -77,8 +82,8 @@ class PipelineGuard(BaseTransform):
             packed = self.pipeline(results)
             self._check_mask(packed)
         except Exception as error:  # A transform may raise anything.
-            said = ' '.join(f'{type(error).__name__}: {error}'.split())
-            said = f'{name}{f" with the mask {mask}" if mask else ""} fails: {said}'
+            said = f'{name}{f" with the mask {mask}" if mask else ""} fails: '
+            said += spell_error(error)
             self._failed += 1
             if not self.skip:
                 raise BrokenSampleError(said) from error

@@ -8,6 +8,8 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from .guard import spell_error
+
 #: What a test pipeline may hold besides resizing, by name: all else could move pixels.
 LOADER = 'LoadImageFromFile'
 HARMLESS = ('Pad',)
@@ -93,8 +95,8 @@ def load_image(
         except OSError:
             raise
         except Exception as error:  # AssertionError, cv2.error, ...
-            said = ' '.join(f'{type(error).__name__}: {error}'.split())
-            raise ValueError(f'{name} of the test pipeline fails: {said}') from error
+            said = f'{name} of the test pipeline fails: {spell_error(error)}'
+            raise ValueError(said) from error
         if picture is None:
             picture = _rgb(results['img'])
         elif resizes:

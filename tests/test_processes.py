@@ -111,7 +111,7 @@ def test_a_wrapper_that_knows_no_devices():
 def test_the_place_that_mpirun_gives(monkeypatch):
     for name, value in (('RANK', 5), ('SIZE', 8), ('LOCAL_RANK', 1)):
         monkeypatch.setenv(f'OMPI_COMM_WORLD_{name}', str(value))
-    assert processes._place('mpi') == (5, 8, 1)
+    assert processes.find_place('mpi') == (5, 8, 1)
 
 
 # --- in two processes -------------------------------------------------------------

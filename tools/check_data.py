@@ -16,7 +16,6 @@ and boxes that reach over the edge by a rounding, classes may lack instances.
 from __future__ import annotations
 
 import argparse
-import os
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -24,14 +23,12 @@ from mmengine.registry import DATASETS
 
 from check_coco import check_coco
 from check_config import check_config
-from check_findings import Findings
+from check_findings import SHOWN, WORKERS, Findings
 from check_images import ImageCheck, steps
 from check_masks import check_masks
 from common import add_config_options, read_config, stop, unwrap
 
 LOADERS = dict(train_dataloader='training data', val_dataloader='validation data')
-WORKERS = min(8, os.cpu_count() or 1)
-SHOWN = 5
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,10 @@ from rich.progress import MofNCompleteColumn, Progress
 #: What Pillow raises on a file that it cannot make sense of.
 IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 BATCH = 32
+#: Threads that read files, and findings of a kind that are named, unless others are
+#: asked for.
+WORKERS = min(8, os.cpu_count() or 1)
+SHOWN = 5
 
 
 @dataclass

@@ -90,23 +90,19 @@ def read_settings(args: argparse.Namespace) -> Config:
     """Reads the config with its settings from the command line."""
     check_file(args.config, 'config')
     # Before the bases are read: `mmlit::...` ones are known from here on.
-    import mmlit  # noqa: F401
+    from mmlit.guard import spell_error
 
     try:
         config = Config.fromfile(args.config)
     except (KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
-        stop(f'config {args.config}: {_spell(error)}')
+        stop(f'config {args.config}: {spell_error(error)}')
     if args.cfg_options is not None:
         try:
             config.merge_from_dict(args.cfg_options)
         except (AssertionError, LookupError, TypeError, ValueError) as error:
             given = ' '.join(f'{k}={v}' for k, v in args.cfg_options.items())
-            stop(f'--cfg-options {given}: {_spell(error)}')
+            stop(f'--cfg-options {given}: {spell_error(error)}')
     return config
-
-
-def _spell(error: Exception) -> str:
-    return ' '.join(f'{type(error).__name__}: {error}'.split())
 
 
 def read_config(args: argparse.Namespace) -> Config:

@@ -49,7 +49,7 @@ def start_processes(config: Config) -> None:
     Stops where `config.launcher` did not start this process, or started more processes
     on this machine than it has GPUs.
     """
-    rank, size, local_rank = _place(config.launcher)
+    rank, size, local_rank = find_place(config.launcher)
     if get_device() == 'cuda' and local_rank >= torch.cuda.device_count():
         stop(
             f'process {local_rank} of this machine, counted from 0, has no GPU: torch '
@@ -80,7 +80,7 @@ def check_same_start(config: Config) -> None:
         )
 
 
-def _place(launcher: str) -> Tuple[int, int, int]:
+def find_place(launcher: str) -> Tuple[int, int, int]:
     """This process's rank, the number of processes, its rank on this machine."""
     missing = [name for name in VARIABLES[launcher] if name not in os.environ]
     if missing:

@@ -6,19 +6,14 @@ those of other data: with COCO after an epoch, with ADE20K after 8000 iterations
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.registry import DATASETS
 
-from check_findings import look_at_all
+from check_findings import SHOWN, WORKERS, look_at_all
 from common import stop, unwrap
-
-WORKERS = min(8, os.cpu_count() or 1)
-#: So many of the broken ones are named.
-SHOWN = 5
 
 
 def check_validation(config: Config) -> None:
@@ -28,8 +23,14 @@ def check_validation(config: Config) -> None:
     does it; the others wait for it where they all meet.
     """
     loader = config.get('val_dataloader')
-    if not loader or _rank():
+    if not loader:
         return
+    if config.launcher != 'none':
+        from processes import find_place
+
+        rank, _, _ = find_place(config.launcher)
+        if rank:
+            return
     scope = config.get('default_scope')
     for part in unwrap(loader['dataset']):
         with DATASETS.switch_scope_and_registry(scope) as registry:
@@ -57,6 +58,8 @@ def _loading_steps(pipeline: Sequence[dict]) -> Iterator[dict]:
 
 
 def _load_all(dataset: BaseDataset, load: Compose) -> None:
+    from mmlit.guard import spell_error
+
     print(f'Loading each of {len(dataset)} validation images once', flush=True)
 
     def look(index: int) -> str:
@@ -65,8 +68,8 @@ def _load_all(dataset: BaseDataset, load: Compose) -> None:
         try:
             load(entry)
         except Exception as error:  # A transform may raise anything.
-            said = ' '.join(f'{type(error).__name__}: {error}'.split())
-            return f'{" with the mask ".join(filter(None, names))}: {said}'
+            where = ' with the mask '.join(filter(None, names))
+            return f'{where}: {spell_error(error)}'
         return ''
 
     looks = look_at_all(look, range(len(dataset)), 'validation', WORKERS)
@@ -78,11 +81,3 @@ def _load_all(dataset: BaseDataset, load: Compose) -> None:
             f'an evaluation would end at them: {"; ".join(faults[:SHOWN])}{more}. Mend '
             'them, or leave them out of the data'
         )
-
-
-def _rank() -> int:
-    """This process's number, before any process group is there."""
-    for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
