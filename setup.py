@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -20,7 +20,6 @@ MIM_FILES = (
     'tools/README.md',
     'tools/*.py',
     'tools/*.sh',
-    'tools/*.html',
 )
 
 
@@ -73,7 +72,8 @@ setup(
     author='The mmlit authors',
     license='Apache-2.0',
     # The doctor is not in mmlit, whose import refuses where the doctor is needed.
-    packages=['mmlit', 'mmlit_doctor'],
+    packages=find_packages(include=['mmlit*']),
+    package_data={'mmlit_tools.visualize': ['page.html']},
     entry_points={'console_scripts': ['mmlit-doctor = mmlit_doctor.cli:main']},
     cmdclass={'build_py': BuildWithMim},
     python_requires='>=3.8',

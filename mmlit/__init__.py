@@ -15,17 +15,17 @@ from .environment import check_environment
 # or has no ops.
 check_environment()
 
-from .checkpoint import allow_mmengine_checkpoints
-from .checkpoint_hook import AtomicCheckpointHook
-from .checkpoint_reader import read_checkpoint
-from .checkpoint_schemes import register_checkpoint_schemes
-from .finite_loss_hook import FiniteLossHook
-from .guard import PipelineGuard
-from .layer_decay import LITLayerDecayOptimWrapperConstructor
-from .lit import LIT
-from .norm import SyncBNOnGPU
-from .offset_hook import OffsetVisualizationHook
-from .registry import register_configs
+from .checkpoints.allowlist import allow_mmengine_checkpoints
+from .engine.checkpoint_hook import AtomicCheckpointHook
+from .checkpoints.reader import read_checkpoint
+from .checkpoints.http_loader import register_checkpoint_schemes
+from .engine.finite_loss_hook import FiniteLossHook
+from .engine.pipeline_guard import PipelineGuard
+from .engine.layer_decay import LITLayerDecayOptimWrapperConstructor
+from .models.lit import LIT
+from .engine.sync_bn import SyncBNOnGPU
+from .visualization.offset_hook import OffsetVisualizationHook
+from .engine.config_bases import register_configs
 from .version import __version__
 
 # So that checkpoints mmengine wrote load again with torch >= 2.6 (see the function).

@@ -6,7 +6,7 @@ No torch in here: configs, converters and documentation can read this table chea
 from dataclasses import dataclass, fields
 from typing import Dict, Sequence, Tuple, Union
 
-from .checks import check_rate
+from .arguments import check_rate
 
 PATCH_SIZE = 4
 NUM_STAGES = 4

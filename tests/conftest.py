@@ -69,5 +69,7 @@ def golden_root() -> Path:
 def said(monkeypatch):
     """The lines that loading weights logs."""
     lines = []
-    monkeypatch.setattr('mmlit.loading.print_log', lambda text, **_: lines.append(text))
+    monkeypatch.setattr(
+        'mmlit.weights.load.print_log', lambda text, **_: lines.append(text)
+    )
     return lines

@@ -7,7 +7,9 @@ of each does not fit. docs/multi_gpu.md says what is different then.
 """
 
 _base_ = 'mask-rcnn_lit-b_fpn_1x_coco.py'
-custom_imports = dict(imports=['mmlit', 'mmlit.fsdp'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['mmlit', 'mmlit.engine.fsdp'], allow_failed_imports=False
+)
 
 runner_type = 'FlexibleRunner'
 strategy = dict(type='LITFSDPStrategy')

@@ -7,7 +7,7 @@ warm-up, no clipping. (mmseg's own 80k schedule ends at 1e-4, where this one sta
 
 _base_ = 'lit_ade20k.py'
 
-# SyncBN in distributed runs on GPUs, plain BN elsewhere: mmlit/norm.py.
+# SyncBN in distributed runs on GPUs, plain BN elsewhere: mmlit/engine/sync_bn.py.
 norm_cfg = dict(type='SyncBNOnGPU', requires_grad=True)
 model = dict(
     neck=dict(type='FPN', out_channels=256, num_outs=4),

@@ -8,7 +8,7 @@ position tables, 160k iterations, batch 16 in total (8 GPUs x 2), 512x512, warm-
 
 _base_ = 'lit_ade20k.py'
 
-# SyncBN in distributed runs on GPUs, plain BN elsewhere: mmlit/norm.py.
+# SyncBN in distributed runs on GPUs, plain BN elsewhere: mmlit/engine/sync_bn.py.
 norm_cfg = dict(type='SyncBNOnGPU', requires_grad=True)
 model = dict(
     decode_head=dict(

@@ -1,0 +1,113 @@
+"""LIT sharded between processes (FSDP), through mmengine's `FlexibleRunner`.
+
+Not imported by `import mmlit`: a config that wants it names it in `custom_imports`, as
+`configs/detection/mask-rcnn_lit-b_fpn_fsdp_1x_coco.py` does.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Dict, Optional, Union
+
+from mmengine._strategy import FSDPStrategy
+from mmengine.device import get_device
+from mmengine.dist import is_main_process
+from mmengine.registry import FUNCTIONS, STRATEGIES
+from torch import nn
+from torch.distributed.fsdp import FullStateDictConfig, StateDictType
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+
+from ..models.blocks import Block
+
+#: One file, of the layout that every other run writes. It is not offloaded to the CPU
+#: first: torch 2.13 dies of that where the CPU is the device (a tensor freed twice).
+WHOLE_CHECKPOINTS = dict(
+    state_dict_type='FULL_STATE_DICT',
+    state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
+    optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True),
+)
+
+
+@FUNCTIONS.register_module()
+def wrap_lit_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
+    """FSDP's ``auto_wrap_policy``: each block of LIT is a unit of its own.
+
+    FSDP gathers the parameters of a unit when its ``forward`` is called. Blocks are
+    called in no other way; stages are (``emit``), and mmdet's and mmseg's heads
+    (``loss``, ``predict``). All of that is in the outermost unit.
+    """
+    return recurse or isinstance(module, Block)
+
+
+@STRATEGIES.register_module()
+class LITFSDPStrategy(FSDPStrategy):
+    """mmengine's FSDPStrategy, set for LIT, with checkpoints that resume.
+
+    In configs: ``runner_type = 'FlexibleRunner'`` and
+    ``strategy = dict(type='LITFSDPStrategy')``. It runs on GPUs over NCCL and, to be
+    tried, on CPUs over gloo. The weights in its checkpoints are those of an unsharded
+    run, for ``tools/test.py`` or ``load_from`` in any; the optimizer's state is under
+    names and resumes in a sharded run, of any number of processes.
+
+    Args:
+        model_wrapper: Arguments of mmengine's ``MMFullyShardedDataParallel``, on top
+            of a unit for each block (``auto_wrap_policy``).
+        state_dict_cfg: As in ``FSDPStrategy``; ``None`` is one whole file.
+        kwargs: Those of ``FSDPStrategy``.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_wrapper: Optional[dict] = None,
+        state_dict_cfg: Optional[Union[str, dict]] = None,
+        **kwargs: Any,
+    ):
+        wrapper = dict(
+            type='MMFullyShardedDataParallel', auto_wrap_policy='wrap_lit_blocks'
+        )
+        if get_device() == 'cpu':
+            wrapper['device_id'] = 'cpu'  # mmengine's own is the number of a GPU
+        wrapper.update(model_wrapper or {})
+        super().__init__(
+            model_wrapper=wrapper,
+            state_dict_cfg=state_dict_cfg or WHOLE_CHECKPOINTS,
+            **kwargs,
+        )
+
+    def load_model_state_dict(self, state_dict: Dict[str, Any], **kwargs: Any) -> None:
+        """Load the weights into the shards; see ``FSDPStrategy``."""
+        # LIT compares what it loads with its own whole state dict, in each process.
+        whole = FullStateDictConfig(rank0_only=False)
+        with FSDP.state_dict_type(self.model, StateDictType.FULL_STATE_DICT, whole):
+            super().load_model_state_dict(state_dict, **kwargs)
+
+    def load_optim_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Load the optimizer's state into the shards; see ``FSDPStrategy``."""
+        # mmengine passes these by position, in the order of torch 2.0.
+        shards = FSDP.optim_state_dict_to_load(
+            model=self.model,
+            optim=self.optim_wrapper.optimizer,
+            optim_state_dict=state_dict,
+        )
+        self.optim_wrapper.load_state_dict(shards)
+
+    def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
+        """Save a file, which until then is what it was before; see ``FSDPStrategy``."""
+        if '://' in filename or not self._is_full_state_dict():
+            super().save_checkpoint(filename, **kwargs)
+            return
+        # FlexibleRunner keeps `AtomicCheckpointHook`'s backend to itself. Of this name
+        # the hook removes what killed runs left.
+        path = Path(filename)
+        part = path.with_name(f'.{path.name}.part')
+        try:
+            super().save_checkpoint(str(part), **kwargs)
+            if is_main_process():
+                with part.open('rb') as file:
+                    os.fsync(file.fileno())
+                os.replace(part, path)
+        except OSError as error:
+            raise OSError(f'{path} cannot be written: {error.strerror}') from error
+        finally:
+            if is_main_process() and part.exists():
+                part.unlink()

@@ -1,0 +1,1 @@
+"""Measure time, memory and operations of backbones, detectors and segmentors."""

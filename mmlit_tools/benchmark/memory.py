@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""Measures the memory of one step in this process, which was started for it.
+
+`benchmark.py` calls it with what to measure as JSON, and reads JSON from its last
+line. The resident set comes from /proc: `ru_maxrss` of a child process starts at the
+peak of its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import re
+import sys
+from pathlib import Path
+
+from mmlit_tools.benchmark.measure import use_threads
+from mmlit_tools.benchmark.models import Settings, Spec, build_model
+from mmlit_tools.benchmark.steps import Step
+
+
+def main() -> None:
+    """Builds the model, runs one step, prints what the step took in bytes."""
+    asked = json.loads(sys.argv[1])
+    settings = Settings(**asked['settings'])
+    use_threads(settings.threads)
+    try:
+        spec = Spec(**asked['spec'])
+        model = build_model(spec, settings)
+        step = Step(model, spec.scope, tuple(asked['shape']), settings)
+        gc.collect()
+        built = _status('VmHWM')
+        reset = _reset_peak()
+        before = _status('VmRSS')
+        step()
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [''])[0]
+        sys.exit(f'{type(error).__name__}: {first}')
+    top = _status('VmHWM')
+    figures = dict(before=before, peak=max(built, top), above=top - before, reset=reset)
+    print(json.dumps(figures))
+
+
+def _status(key: str) -> int:
+    text = Path('/proc/self/status').read_text()
+    return 1024 * int(re.search(rf'^{key}:\s*(\d+) kB', text, re.MULTILINE)[1])
+
+
+def _reset_peak() -> bool:
+    """Makes VmHWM start again from now, where the system permits it."""
+    before = _status('VmHWM')
+    with contextlib.suppress(OSError):
+        Path('/proc/self/clear_refs').write_text('5')
+        return _status('VmHWM') <= before
+    return False
+
+
+if __name__ == '__main__':
+    main()

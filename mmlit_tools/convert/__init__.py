@@ -1,0 +1,1 @@
+"""Convert checkpoint files between the authors' layouts and mmlit's."""

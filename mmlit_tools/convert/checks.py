@@ -1,0 +1,90 @@
+"""What must be true of weights that `convert_checkpoint.py` takes."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mmlit import LIT
+from mmlit.archs import ARCHS, PATCH_SIZE
+from mmlit.arguments import wrong_weight
+from mmlit.models.position import reference_grid
+from mmlit.weights.families import EMBEDDING, PATCH_EMBEDDING, TABLE, is_mmlit_key
+
+
+def check_values(state: Mapping[str, Any], prefix: str) -> None:
+    """Raises unless what is under the names of mmlit's parameters can be parameters."""
+    for key, value in state.items():
+        if not (key.startswith(prefix) and is_mmlit_key(key[len(prefix) :])):
+            continue
+        wrong = wrong_weight(key, value)
+        if wrong:
+            raise ValueError(wrong)
+        dims = 3 if key.endswith(TABLE) else 4 if key.endswith(EMBEDDING) else None
+        if dims not in (None, value.dim()):
+            raise ValueError(
+                f'{key} has shape {tuple(value.shape)}, not {dims} dimensions'
+            )
+
+
+def reference_size(state: Mapping[str, Any], prefix: str) -> tuple[int, int] | None:
+    """Image size that the relative tables are made for.
+
+    Raises:
+        ValueError: They are made for several sizes.
+    """
+    tables = [k for k in state if k.startswith(prefix) and k.endswith(TABLE)]
+    if not tables:
+        return None
+    stage, first = min((stage_of(key, prefix), key) for key in tables)
+    size = tuple(
+        (side + 1) // 2 * PATCH_SIZE << stage for side in state[first].shape[1:]
+    )
+    for key in tables:
+        grid = reference_grid(size, stage_of(key, prefix))
+        if tuple(state[key].shape[1:]) != tuple(2 * side - 1 for side in grid):
+            raise ValueError(
+                f'{key} is {shape_of(state[key])}, which is of another reference size '
+                f'than the {shape_of(state[first])} of {first}'
+            )
+    return size
+
+
+def check_complete(
+    state: Mapping[str, Any], prefix: str, arch: str, img_size: tuple[int, int] | None
+) -> None:
+    """Raises unless a network could be loaded with the weights; parts of one pass."""
+    own = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    if not any(key.startswith(PATCH_EMBEDDING) for key in own):
+        return
+    if arch not in ARCHS:
+        if 'missing' in arch:
+            raise ValueError(f'the weights look like those of LIT {arch}')
+        return  # A network of somebody's own.
+    norms = {int(key.split('.')[1]) for key in own if '.out_norm.' in key}
+    with torch.device('meta'):  # Its shapes are all that is asked for.
+        net = LIT(arch, img_size=img_size or 224, out_norm_indices=sorted(norms))
+    own = OrderedDict(own)
+    own._metadata = {
+        '': {'source': 'the converted weights'}
+    }  # As LIT's errors name it.
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', '.*to a meta parameter', UserWarning)
+            net.load_state_dict(own)
+    except RuntimeError as error:
+        raise ValueError(' '.join(str(error).split())) from error
+
+
+def stage_of(key: str, prefix: str) -> int:
+    """The stage that one of mmlit's keys belongs to."""
+    return int(key[len(prefix) :].split('.')[1])
+
+
+def shape_of(value: Any) -> str:
+    """The shape of a tensor, as text."""
+    return ' x '.join(map(str, getattr(value, 'shape', ())))

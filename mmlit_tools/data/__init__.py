@@ -1,0 +1,1 @@
+"""Check and draw the data of a config."""

@@ -1,0 +1,1 @@
+"""Run the demos: data, training, evaluation, pictures."""

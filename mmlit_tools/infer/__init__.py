@@ -1,0 +1,1 @@
+"""Run models on images, folders and videos, and write what they predict."""

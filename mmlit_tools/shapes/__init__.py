@@ -1,0 +1,1 @@
+"""Draw the small dataset of the demos: images, boxes, masks."""

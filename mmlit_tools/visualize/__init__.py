@@ -1,0 +1,1 @@
+"""Draw offsets, attention and features as PNG files and as a page."""

@@ -1,0 +1,81 @@
+"""Configs within checkpoints, which mmengine would run."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmlit.checkpoints import http_loader as checkpoint_schemes
+from mmlit.checkpoints.embedded_config import is_settings, without_programs
+from support.toy_resuming import build
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = {
+    'import': 'import os',
+    'call': "a = open('ran', 'w')",
+    'method': "a = ''.join(['a'])",
+    'within a setting': "model = dict(a=[dict(b=__import__('os'))])",
+    'dict itself': 'dict = 1',
+    'star': 'a = dict(**b)',
+    'base': "_base_ = 'other.py'",
+    'lambda': 'a = lambda: 0',
+    'comprehension': 'a = [0 for _ in range(10**9)]',
+    'power': 'a = 9**9**9',
+    'f-string': "a = f'{1}'",
+    'attribute': 'a.b = 1',
+    'function': 'def a(): pass',
+    'no Python': 'a = = 1',
+    'nested too deep': 'a = ' + '[' * 10_000,
+    'zero byte': 'a = "\0"',
+    'too long': 'a = "' + 'a' * 1_000_000 + '"',
+    'no text': b'a = 1',
+    'after a substitution': """a = {{'$NOPE:1|print("ran")#'}}""",
+    'after one in a string': r'''a = "{{$NOPE:x|\042;print(1)#}}"''',
+}
+
+
+@pytest.mark.parametrize('text', PROGRAMS.values(), ids=PROGRAMS)
+def test_a_program_is_no_settings(text):
+    assert not is_settings(text)
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*/*.py')), ids=str)
+def test_what_mmengine_saves_is_settings(path):
+    if path.name == 'swap_backbone_example.py':
+        pytest.importorskip('mmdet', reason='its base is a config of mmdet')
+    assert is_settings(Config.fromfile(path).pretty_text)
+
+
+def test_others_are_left_out(caplog):
+    meta = dict(config='import os', cfg='a = 1', epoch=3)
+    with caplog.at_level(logging.WARNING):
+        kept = without_programs(dict(meta=meta, state_dict={}), 'file.pth')
+    assert kept == dict(meta=dict(cfg='a = 1', epoch=3), state_dict={})
+    for nothing in (dict(meta=None), dict(state_dict={}), [1], None):
+        assert without_programs(nothing, 'file.pth') == nothing
+
+
+@pytest.mark.parametrize(
+    'program',
+    ["a = open(MARKER,'w').close()", """a = {{"$NOPE:1|open(MARKER,'w').close()#"}}"""],
+    ids=['program', 'substitution'],
+)
+def test_resuming_runs_nothing(tmp_path, monkeypatch, program):
+    """Through mmengine's Runner, which runs `meta['config']`."""
+    build(tmp_path, epochs=1).train()
+    path, marker = tmp_path / 'epoch_1.pth', tmp_path / 'ran'
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint['meta']['config'] = program.replace('MARKER', repr(str(marker)))
+    torch.save(checkpoint, path)
+    runner = build(tmp_path / 'again', epochs=2)
+    runner.call_hook('before_run')  # as in train(), ahead of resuming
+    runner.resume(str(path))
+    assert runner.epoch == 1 and not marker.exists()
+    # Without the guard it would have: once this fails, there need be none.
+    monkeypatch.setattr(checkpoint_schemes, 'without_programs', lambda found, _: found)
+    with contextlib.suppress(TypeError):  # a config is not made of what open() gives
+        runner.resume(str(path))
+    assert marker.exists()

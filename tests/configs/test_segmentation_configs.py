@@ -1,0 +1,353 @@
+"""The segmentation configs, as mmengine resolves them: model, optimizer, schedule."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS
+from mmengine.structures import PixelData
+from torch import nn
+
+from mmlit import LIT
+from mmlit.archs import ARCHS
+from support import config_helpers
+from support.config_helpers import (
+    ARCH_OF,
+    OLD_KEYS,
+    RELEASES,
+    build,
+    check_metafile,
+    check_tables,
+    norms_of,
+    without_decay,
+)
+from support.docs_helpers import blocks
+from support.this_stack import only_on
+
+pytest.importorskip('mmseg', reason='the segmentation configs are for mmseg')
+
+CONFIGS = config_helpers.CONFIGS / 'segmentation'
+SCHEDULE = {'fpn_fpnhead': '80k', 'upernet': '160k'}
+ADE = [(method, letter) for method in SCHEDULE for letter in ARCH_OF]
+SHAPES = 'lit-ti_fpn_fpnhead_shapes.py'
+
+
+def name_of(method, letter):
+    return f'lit-{letter}_{method}_8xb2-{SCHEDULE[method]}_ade20k-512x512.py'
+
+
+def load(name):
+    return config_helpers.load('segmentation', name)
+
+
+def loaders(cfg):
+    return cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader
+
+
+def only(pipeline, kind):
+    (found,) = (t for t in pipeline if t.type == kind)
+    return found
+
+
+@pytest.mark.parametrize(('method', 'letter'), ADE)
+def test_model_of_ade_config(method, letter):
+    cfg = load(name_of(method, letter))
+    arch = ARCHS[ARCH_OF[letter]]
+    backbone = cfg.model.backbone
+    assert backbone.arch == ARCH_OF[letter]
+    assert backbone.init_cfg == dict(
+        type='Pretrained', checkpoint=f'{RELEASES}{letter}.pth'
+    )
+    # The drop path rate is the arch's own.
+    assert set(backbone) == {
+        'type', 'arch', 'img_size', 'out_indices', 'out_norm_indices', 'init_cfg'
+    }  # fmt: skip
+
+    model = build(cfg)
+    check_metafile(model, cfg, 'segmentation', name_of(method, letter))
+    assert type(model.backbone) is LIT
+    assert model.backbone.embed_dims == arch.embed_dims
+    assert model.backbone.out_indices == (0, 1, 2, 3)
+    normed = [stage.out_norm is not None for stage in model.backbone.stages]
+    assert normed == [letter != 'ti'] * 4
+    check_tables(model.backbone, arch, (32, 16))
+    rates = [
+        module.drop_prob
+        for module in model.backbone.modules()
+        if type(module).__name__ == 'DropPath'
+    ]
+    expected = {'ti': 0.1, 's': 0.2, 'm': 0.3, 'b': 0.5}[letter]
+    assert max(rates) == pytest.approx(expected) == arch.drop_path_rate
+
+    heads = [cfg.model.decode_head]
+    if method == 'fpn_fpnhead':
+        assert tuple(cfg.model.neck.in_channels) == arch.embed_dims
+        assert (cfg.model.neck.out_channels, cfg.model.neck.num_outs) == (256, 4)
+        assert (heads[0].type, heads[0].channels) == ('FPNHead', 128)
+        assert 'auxiliary_head' not in cfg.model
+    else:
+        assert tuple(heads[0].in_channels) == arch.embed_dims
+        assert (heads[0].type, heads[0].channels) == ('UPerHead', 512)
+        heads.append(cfg.model.auxiliary_head)
+        assert heads[1].in_channels == arch.embed_dims[heads[1].in_index]
+        assert heads[1].loss_decode.loss_weight == 0.4
+    for head in heads:
+        assert head.num_classes == 150 and head.dropout_ratio == 0.1
+        assert head.norm_cfg.type == 'SyncBNOnGPU'
+    # Nothing of a distributed run on GPUs is here, so it is BN that was built.
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+    assert any(type(m) is nn.BatchNorm2d for m in model.decode_head.modules())
+
+
+@pytest.mark.parametrize(('method', 'letter'), ADE)
+def test_training_of_ade_config(method, letter):
+    cfg = load(name_of(method, letter))
+    assert not OLD_KEYS & set(cfg)
+    model = build(cfg)
+    spared, rates = without_decay(model, cfg)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert cfg.optim_wrapper.get('clip_grad') is None
+    if method == 'fpn_fpnhead':
+        assert rates == {1e-4} and optimizer.weight_decay == 1e-4
+        assert spared == set()
+    else:
+        assert rates == {6e-5} and optimizer.weight_decay == 0.01
+        backbone = {f'backbone.{name}' for name in norms_of(model.backbone)}
+        tables = {
+            name
+            for name, _ in model.named_parameters()
+            if name.endswith(('relative_position_bias_table', 'absolute_pos_embed'))
+        }
+        assert len(tables) == (
+            4 if letter == 'ti' else sum(ARCHS[ARCH_OF[letter]].depths[2:])
+        )
+        assert spared == backbone | tables
+        # What the parent says: the norms of the heads are decayed.
+        assert norms_of(model.decode_head)
+        assert "not on LIT's norms" in (CONFIGS / 'lit_upernet.py').read_text()
+
+    length = {'80k': 80_000, '160k': 160_000}[SCHEDULE[method]]
+    assert cfg.train_cfg.type == 'IterBasedTrainLoop'
+    assert cfg.train_cfg.max_iters == length
+    assert length % cfg.train_cfg.val_interval == 0
+    hook = cfg.default_hooks.checkpoint
+    assert (hook.by_epoch, hook.save_best) == (False, 'mIoU')
+    assert hook.interval == cfg.train_cfg.val_interval
+    assert cfg.val_evaluator == cfg.test_evaluator
+    assert cfg.val_evaluator == dict(type='IoUMetric', iou_metrics=['mIoU'])
+
+
+@pytest.mark.parametrize(('method', 'letter'), ADE)
+def test_data_of_ade_config(method, letter):
+    cfg = load(name_of(method, letter))
+    # 8 GPUs x 2 images
+    assert (
+        8 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 16
+    )
+    assert not cfg.auto_scale_lr.enable
+    for loader, split in zip(loaders(cfg), ('training', 'validation', 'validation')):
+        assert loader.dataset.type == 'ADE20KDataset'
+        assert loader.dataset.data_root == 'data/ade/ADEChallengeData2016'
+        assert loader.dataset.data_prefix == dict(
+            img_path=f'images/{split}', seg_map_path=f'annotations/{split}'
+        )
+        assert only(loader.dataset.pipeline, 'LoadAnnotations').reduce_zero_label
+    train, val, test = (loader.dataset.pipeline for loader in loaders(cfg))
+    resize = only(train, 'RandomResize')
+    assert (resize.scale, resize.ratio_range) == ((2048, 512), (0.5, 2.0))
+    assert resize.keep_ratio
+    crop = only(train, 'RandomCrop')
+    assert (crop.crop_size, crop.cat_max_ratio) == ((512, 512), 0.75)
+    assert cfg.model.data_preprocessor.size == crop.crop_size
+    assert only(train, 'RandomFlip').prob == 0.5
+    assert only(train, 'PhotoMetricDistortion')
+    for pipeline in (val, test):
+        assert only(pipeline, 'Resize').scale == (2048, 512)
+        assert only(pipeline, 'Resize').keep_ratio
+    assert cfg.model.test_cfg.mode == 'whole'
+
+
+def rates_of(cfg):
+    """The learning rate of every iteration of a config's schedule."""
+    optimizer = torch.optim.AdamW(
+        [nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr
+    )
+    wrapper = OptimWrapper(optimizer)
+    schedulers = [
+        PARAM_SCHEDULERS.build(dict(item, optimizer=wrapper))
+        for item in cfg.param_scheduler
+    ]
+    rates = []
+    for _ in range(cfg.train_cfg.max_iters):
+        rates.append(optimizer.param_groups[0]['lr'])
+        for scheduler in schedulers:
+            scheduler.step()
+    return np.array([*rates, optimizer.param_groups[0]['lr']])
+
+
+def test_semantic_fpn_decays_to_a_hundredth():
+    cfg = load(name_of('fpn_fpnhead', 's'))
+    rates = rates_of(cfg)
+    done = np.arange(len(rates)) / 80_000
+    assert rates == pytest.approx((1e-4 - 1e-6) * (1 - done) ** 0.9 + 1e-6, abs=1e-8)
+    assert rates[0] == 1e-4 and rates[-1] == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_upernet_warms_up_and_decays_to_nothing():
+    cfg = load(name_of('upernet', 's'))
+    rates = rates_of(cfg)
+    assert rates[0] == pytest.approx(6e-11)
+    assert rates.argmax() in range(1490, 1510)
+    assert rates.max() == pytest.approx(6e-5, rel=1e-3)
+    assert (np.diff(rates[:1490]) > 0).all() and (np.diff(rates[1510:-1]) < 0).all()
+    middle = (1500 + 160_000) // 2
+    assert rates[middle] == pytest.approx(3e-5, rel=0.01)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ('letter', 'millions'),
+    # The authors' table, in millions of parameters, and what mmlit has.
+    [('ti', (24, 23.64)), ('s', (32, 31.85))],
+)
+def test_semantic_fpn_has_the_authors_size(letter, millions):
+    model = build(load(name_of('fpn_fpnhead', letter)))
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    authors, ours = millions
+    assert count == pytest.approx(ours, abs=0.01)
+    assert round(count) == authors
+
+
+@pytest.mark.parametrize(
+    ('method', 'letter'), [('fpn_fpnhead', 'ti'), ('upernet', 's')]
+)
+def test_segmentor_trains_and_predicts(method, letter):
+    """Loss, gradients of every parameter, and a prediction, on noise."""
+    from mmseg.structures import SegDataSample
+
+    cfg = load(name_of(method, letter))
+    cfg.model.data_preprocessor.size = (64, 64)
+    model = build(cfg)
+    model.init_weights()
+    data = {'inputs': [], 'data_samples': []}
+    for height, width in ((64, 64), (48, 56)):
+        labels = PixelData(data=torch.randint(0, 150, (1, height, width)))
+        shape = dict(img_shape=(height, width), ori_shape=(height, width))
+        sample = SegDataSample(metainfo=shape, gt_sem_seg=labels)
+        data['inputs'].append(torch.randint(0, 256, (3, height, width)).byte())
+        data['data_samples'].append(sample)
+    losses = model.forward(**model.data_preprocessor(data, True), mode='loss')
+    loss, _ = model.parse_losses(losses)
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.eval()
+    one = {key: value[1:] for key, value in data.items()}
+    with torch.no_grad():
+        (result,) = model.forward(**model.data_preprocessor(one, False), mode='predict')
+    assert result.pred_sem_seg.data.shape == (1, 48, 56)
+    assert result.seg_logits.data.shape == (150, 48, 56)
+
+
+def test_shapes_config():
+    cfg = load(SHAPES)
+    assert cfg.train_cfg == dict(
+        type='EpochBasedTrainLoop',
+        max_epochs=cfg.max_epochs,
+        val_interval=2,
+    )
+    assert Path(cfg.data_root).is_absolute()
+    assert Path(cfg.data_root).resolve() == CONFIGS.parents[1] / 'data' / 'shapes'
+    detection = config_helpers.load('detection', 'mask-rcnn_lit-ti_fpn_shapes.py')
+    # One data set serves both demos.
+    ours, theirs = (
+        {**c.shapes, 'out': Path(c.shapes.out).resolve()} for c in (cfg, detection)
+    )
+    assert ours == theirs
+    assert cfg.model.backbone.init_cfg is None
+    assert cfg.classes == ('background', *detection.classes)
+    assert len(cfg.palette) == cfg.model.decode_head.num_classes == len(cfg.classes)
+    for loader in loaders(cfg):
+        assert loader.dataset.type == 'BaseSegDataset'
+        # 0 is a class here.
+        assert 'reduce_zero_label' not in only(
+            loader.dataset.pipeline, 'LoadAnnotations'
+        )
+        assert loader.dataset.metainfo.classes == cfg.classes
+    model = build(cfg)
+    check_metafile(model, cfg, 'segmentation', SHAPES)
+    # Slimmed are the neck and the head, never the backbone.
+    assert model.backbone.embed_dims == ARCHS['tiny'].embed_dims
+    assert [len(stage.blocks) for stage in model.backbone.stages] == [3, 4, 6, 3]
+    spared, rates = without_decay(model, cfg)
+    base = cfg.optim_wrapper.optimizer.lr
+    assert spared == set() and rates == {base, 10 * base, 0.1 * base}
+    entropy, _ = cfg.model.decode_head.loss_decode
+    assert len(entropy.class_weight) == len(cfg.classes)
+
+
+def test_no_config_needs_mmseg_s_own():
+    """`mmseg::` bases do not load in the stack's continuation."""
+    for path in CONFIGS.glob('*.py'):
+        assert '::' not in path.read_text(), path.name
+
+
+@only_on('openmmlab', '`mmseg::` bases do not load in its continuation')
+def test_the_documentation_mends_a_stock_config(tmp_path):
+    """It has to: LIT takes no `pretrained`, and the rate ends where AdamW starts."""
+    (block,) = (b for b in blocks('docs/using_lit.md') if 'mmseg::' in b.remark)
+    path = tmp_path / 'config.py'
+
+    def read(text):
+        path.write_text(f'_base_ = {block.remark_of("config on")!r}\n{text}')
+        return Config.fromfile(path)
+
+    unmended, _, _ = block.text.partition('param_scheduler')
+    cfg = read(unmended.replace('pretrained=None,', ''))
+    lr = cfg.optim_wrapper.optimizer.lr
+    assert cfg.param_scheduler[-1].eta_min == lr
+    with pytest.raises(TypeError, match="'pretrained'"):
+        build(cfg)
+
+    cfg = read(block.text)
+    assert type(build(cfg).backbone) is LIT
+    (schedule,) = cfg.param_scheduler
+    assert schedule.end == cfg.train_cfg.max_iters and schedule.eta_min < lr / 50
+
+
+def test_every_config_is_tested_here():
+    named = {name_of(*leaf) for leaf in ADE} | {SHAPES}
+    parents = {'lit_ade20k.py', 'lit_fpn_fpnhead.py', 'lit_upernet.py'}
+    assert {path.name for path in CONFIGS.glob('*.py')} == named | parents
+
+
+@pytest.mark.parametrize('name', [name_of('fpn_fpnhead', 'ti'), SHAPES])
+def test_test_time_augmentation(tmp_path, name):
+    """What `tools/test.py --tta` of mmseg makes of a config, which must name it."""
+    cfg = load(name)
+    drawn = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / 'image.png'), drawn)
+    cv2.imwrite(str(tmp_path / 'mask.png'), np.full((48, 64), 3, dtype=np.uint8))
+    reduce = only(cfg.train_dataloader.dataset.pipeline, 'LoadAnnotations')
+    reduce = bool(reduce.get('reduce_zero_label'))
+    image = dict(
+        img_path=str(tmp_path / 'image.png'),
+        seg_map_path=str(tmp_path / 'mask.png'),
+        reduce_zero_label=reduce,
+        seg_fields=[],
+    )
+    with TRANSFORMS.switch_scope_and_registry('mmseg'):
+        augmented = Compose(cfg.tta_pipeline)(image)
+    shapes = [tuple(inputs.shape[1:]) for inputs in augmented['inputs']]
+    factors = (0.5, 0.75, 1, 1.25, 1.5, 1.75)
+    assert shapes == [(round(48 * f), round(64 * f)) for f in factors for _ in 'ab']
+    model = MODELS.build(dict(cfg.tta_model, module=cfg.model, _scope_='mmseg')).eval()
+    with torch.no_grad():
+        (result,) = model.test_step(pseudo_collate([augmented]))
+    assert result.pred_sem_seg.data.shape == (1, 48, 64)
+    assert (result.gt_sem_seg.data == 3 - reduce).all()

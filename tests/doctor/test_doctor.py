@@ -1,0 +1,516 @@
+"""The doctor finds what was broken on purpose, that alone, and names what mends it.
+
+Most cases run `--quick` over stubs, which import in no time; the healthy environment,
+an operator that crashes and an mmlit that is broken are the real ones.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmlit_doctor import runs
+from mmlit_doctor.surroundings import Advice, Fault
+from mmlit_doctor.worker import DiedError, Worker
+from support.doctor_helpers import (
+    CHECKOUT,
+    GPU,
+    NO_GPU,
+    OPS,
+    SOUND,
+    SOUND_ONEDL,
+    TORCH,
+    distribution,
+    examine,
+    of_level,
+    run,
+    write,
+)
+from support.this_stack import STACK
+
+HEADLESS = 'pip install --force-reinstall --no-deps opencv-python-headless'
+BUILD_TOOLS = 'pip install "setuptools<81" wheel ninja && '
+BUILD = (
+    'pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps '
+    '"mmcv>=2.0.0,<2.2.0"'
+)
+MMCV = BUILD_TOOLS + BUILD
+ONEDL_MMCV = MMCV.replace('"mmcv>=2.0.0,<2.2.0"', '"onedl-mmcv==2.3.*"')
+CUDA_MMCV = f'{BUILD_TOOLS}FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="9.0" {BUILD}'
+CUDA_TORCH = "__version__ = '2.13.0'\ncuda = '13.0'\n"
+TOO_OLD = NO_GPU + "def init(): raise RuntimeError('The NVIDIA driver is too old')\n"
+SEGFAULT = 'import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n'
+
+# {case: (changes to SOUND, names that cannot be imported, the finding's name, a part of
+# what it says, its command)}
+FAULTS = {
+    'no mmlit': (
+        {},
+        ['mmlit'],
+        'mmlit-files',
+        'no mmlit',
+        f'pip install -e {CHECKOUT}',
+    ),
+    'stock and onedl': (
+        distribution('onedl-mmcv', '2.3.6'),
+        [],
+        'doubles',
+        'mmcv and onedl-mmcv both bring mmcv',
+        f'pip uninstall -y onedl-mmcv && {MMCV}',
+    ),
+    'no pkg_resources': (
+        {},
+        ['pkg_resources'],
+        'pkg_resources',
+        'mmengine 0.10.7 needs pkg_resources',
+        'pip install "setuptools<81"',
+    ),
+    'no numpy': ({}, ['numpy'], 'numpy', 'not installed', 'pip install numpy'),
+    'two OpenCVs': (
+        distribution('opencv-python'),
+        [],
+        'opencv',
+        'opencv-python and opencv-python-headless overwrite',
+        f'pip uninstall -y opencv-python && {HEADLESS}',
+    ),
+    'two OpenCVs, and the files of neither': (
+        {
+            **distribution('opencv-python'),
+            'cv2/__init__.py': "raise ImportError('libGL.so.1: cannot open')",
+        },
+        [],
+        'opencv',
+        'overwrite',
+        f'pip uninstall -y opencv-python && {HEADLESS}',
+    ),
+    'OpenCV without libGL': (
+        {'cv2/__init__.py': "raise ImportError('libGL.so.1: cannot open')"},
+        [],
+        'cv2',
+        'libGL.so.1',
+        HEADLESS,
+    ),
+    'no torch': ({}, ['torch'], 'torch', 'not installed', 'pip install torch'),
+    'torch 1': (
+        {'torch/version.py': "__version__ = '1.13.1'\ncuda = None\n"},
+        [],
+        'torch',
+        'scaled_dot_product_attention',
+        'pip install --upgrade torch',
+    ),
+    'a torch that dies': (
+        {'torch/__init__.py': "raise OSError('libtorch.so: not found')"},
+        [],
+        'torch',
+        'libtorch.so: not found',
+        'pip install --force-reinstall --no-deps torch==2.13.0',
+    ),
+    'a driver older than torch': (
+        {'torch/version.py': CUDA_TORCH, 'torch/cuda.py': TOO_OLD},
+        [],
+        'devices',
+        'driver is too old',
+        'pip uninstall -y torch && pip install torch '
+        '--index-url https://download.pytorch.org/whl/cu126',
+    ),
+    'a torch compiled for numpy 1': (
+        {
+            'torch/__init__.py': TORCH + 'def from_numpy(x): '
+            "raise RuntimeError('Numpy is not available')"
+        },
+        [],
+        'torch-numpy',
+        'Numpy is not available',
+        'pip install "numpy<2"',
+    ),
+    'a torchvision of another torch': (
+        {'torchvision/__init__.py': "raise RuntimeError('no torchvision::nms')"},
+        [],
+        'torchvision',
+        'no torchvision::nms',
+        'pip uninstall -y torchvision',
+    ),
+    'no mmengine': (
+        {},
+        ['mmengine'],
+        'mmengine',
+        'not installed',
+        'pip install "mmengine>=0.7.1,<1"',
+    ),
+    'no mmcv': ({}, ['mmcv'], 'mmcv', 'not installed', MMCV),
+    'mmcv 1': (
+        {'mmcv/version.py': "__version__ = '1.7.2'\n"},
+        [],
+        'mmcv',
+        '2.0 or newer, but mmcv 1.7.2',
+        MMCV,
+    ),
+    'no ops': ({'mmcv/_ext.py': None}, [], 'mmcv-ops', 'without the compiled', MMCV),
+    'ops of another torch': (
+        {'mmcv/_ext.py': "raise ImportError('_ext.so: undefined symbol: _ZN3c10')"},
+        [],
+        'mmcv-ops',
+        'undefined symbol: _ZN3c10',
+        MMCV,
+    ),
+    'ops that crash': ({'mmcv/_ext.py': SEGFAULT}, [], 'mmcv-ops', 'SIGSEGV', MMCV),
+    'ops for the CPU, torch with a GPU': (
+        {'torch/version.py': CUDA_TORCH, 'torch/cuda.py': GPU},
+        [],
+        'mmcv-cuda',
+        'for the CPU only',
+        CUDA_MMCV,
+    ),
+    'ops of another CUDA': (
+        {
+            'torch/version.py': CUDA_TORCH,
+            'torch/cuda.py': GPU,
+            'mmcv/ops.py': OPS % '12.1',
+        },
+        [],
+        'mmcv-cuda',
+        'ops are of CUDA 12.1, torch is of CUDA 13.0',
+        CUDA_MMCV,
+    ),
+    'an mmcv that mmdet and mmseg refuse': (
+        {'mmcv/version.py': "__version__ = '2.2.0'\n"},
+        [],
+        'mmdet',
+        'MMCV==2.2.0 is used but incompatible',
+        MMCV,
+    ),
+    'an mmengine that both refuse': (
+        {'mmengine/version.py': "__version__ = '1.0.0'\n"},
+        [],
+        'mmdet',
+        'MMEngine==1.0.0 is used but incompatible',
+        'pip install "mmengine>=0.7.1,<1"',
+    ),
+    'a package that mmdet needs': (
+        {'mmdet/datasets.py': 'import pycocotools'},
+        ['pycocotools'],
+        'mmdet',
+        'needs pycocotools',
+        'pip install pycocotools',
+    ),
+    'no ftfy': ({}, ['ftfy'], 'mmseg', 'imports ftfy', 'pip install ftfy'),
+    'an mmcv of the other stack': (
+        {
+            **dict.fromkeys(distribution('mmcv', '2.1.0')),
+            **distribution('onedl-mmcv', '2.3.6'),
+            'mmcv/version.py': "__version__ = '2.3.6'\n",
+        },
+        [],
+        'mmdet',
+        'MMCV==2.3.6 is used but incompatible',
+        f'pip uninstall -y onedl-mmcv && {MMCV}',
+    ),
+}
+# The same of changes to SOUND_ONEDL: no command brings a package of the other stack.
+ONEDL_FAULTS = {
+    'onedl and stock': (
+        {**distribution('mmcv', '2.1.0'), **distribution('mmengine', '0.10.7')},
+        [],
+        'doubles',
+        'mmcv and onedl-mmcv both bring mmcv',
+        'pip uninstall -y mmengine mmcv && pip install --force-reinstall --no-deps '
+        f'onedl-mmengine==0.10.12 && {ONEDL_MMCV}',
+    ),
+    'no mmengine': (
+        dict.fromkeys(distribution('onedl-mmengine', '0.10.12')),
+        ['mmengine'],
+        'mmengine',
+        'not installed',
+        'pip install "onedl-mmengine==0.10.*"',
+    ),
+    'no mmcv': (
+        dict.fromkeys(distribution('onedl-mmcv', '2.3.6')),
+        ['mmcv'],
+        'mmcv',
+        'not installed',
+        ONEDL_MMCV.replace(' --force-reinstall --no-deps', ''),
+    ),
+    'no ops': (
+        {'mmcv/_ext.py': None},
+        [],
+        'mmcv-ops',
+        'mmcv 2.3.6 is installed without the compiled',
+        ONEDL_MMCV,
+    ),
+    'an mmcv that mmdet and mmseg refuse': (
+        {'mmcv/version.py': "__version__ = '2.5.0'\n"},
+        [],
+        'mmdet',
+        'MMCV==2.5.0 is used but incompatible',
+        ONEDL_MMCV,
+    ),
+    'an mmengine that both refuse': (
+        {'mmengine/version.py': "__version__ = '1.0.0'\n"},
+        [],
+        'mmdet',
+        'MMEngine==1.0.0 is used but incompatible',
+        'pip install "onedl-mmengine==0.10.*"',
+    ),
+    'an mmengine of the other stack': (
+        {
+            **dict.fromkeys(distribution('onedl-mmengine', '0.10.12')),
+            **distribution('mmengine', '1.0.0'),
+            'mmengine/version.py': "__version__ = '1.0.0'\n",
+        },
+        [],
+        'mmdet',
+        'MMEngine==1.0.0 is used but incompatible',
+        'pip uninstall -y mmengine && pip install "onedl-mmengine==0.10.*"',
+    ),
+    'an mmdet that is damaged': (
+        {'mmdet/__init__.py': "raise OSError('cut off')"},
+        [],
+        'mmdet',
+        'cut off',
+        'pip install --force-reinstall --no-deps onedl-mmdetection==3.5.1',
+    ),
+}
+
+
+def smi(folder):
+    """A folder with an nvidia-smi, of a driver that knows CUDA 12.4."""
+    folder.mkdir()
+    program = folder / 'nvidia-smi'
+    program.write_text('#!/bin/sh\necho "GPU 0: H100, CUDA Version: 12.4  |"\n')
+    program.chmod(0o755)
+    return folder
+
+
+def examine_stubbed(folder, changes=(), block=(), sound=SOUND):
+    write(folder / 'stubs', {**sound, **dict(changes)}, block)
+    places = {'paths': [folder / 'stubs'], 'programs': [smi(folder / 'smi')]}
+    return examine('--quick', **places)
+
+
+@pytest.mark.parametrize(
+    ('sound', 'faults', 'case'),
+    [
+        *(pytest.param(SOUND, FAULTS, case, id=case) for case in FAULTS),
+        *(
+            pytest.param(SOUND_ONEDL, ONEDL_FAULTS, case, id=f'onedl: {case}')
+            for case in ONEDL_FAULTS
+        ),
+    ],
+)
+def test_a_broken_environment_has_one_fault_and_its_cure(tmp_path, sound, faults, case):
+    changes, block, name, seen, mend = faults[case]
+    status, findings = examine_stubbed(tmp_path, changes, block, sound)
+    assert of_level(findings, 'fault') == [name]
+    assert seen in findings[name]['seen']
+    assert findings[name]['mend'] == mend
+    assert findings[name]['why']
+    assert status == 1
+    # What could not be looked at says so, and blames it.
+    for other in of_level(findings, 'unchecked'):
+        assert name in findings[other]['seen']
+        assert findings[other]['mend'] == ''
+
+
+@pytest.mark.parametrize('sound', [SOUND, SOUND_ONEDL], ids=['openmmlab', 'onedl'])
+def test_sound_stubs_have_no_fault(tmp_path, sound):
+    status, findings = examine_stubbed(tmp_path, sound=sound)
+    assert (status, of_level(findings, 'fault') + of_level(findings, 'unchecked')) == (
+        0,
+        [],
+    )
+    # A GPU is there (nvidia-smi says), and torch is for the CPU: a choice, not a fault.
+    assert findings['devices']['level'] == 'advice'
+    assert 'pip install torch==2.13.0' in findings['devices']['mend']
+    assert findings['versions']['seen'] == 'as tested'
+
+
+def test_a_check_that_hangs_is_ended_and_the_next_one_runs(tmp_path, monkeypatch):
+    hang = {'torchvision/__init__.py': 'import time\ntime.sleep(600)'}
+    write(tmp_path, {**SOUND, **hang})
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    worker = Worker(patience=300)
+    assert worker.ask('versions')['torch'] == '2.13.0+cpu'
+    worker.patience = 1
+    with pytest.raises(DiedError, match='no end after 1 s'):
+        worker.ask('check', 'torchvision')
+    worker.patience = 300
+    assert worker.ask('check', 'mmcv-ops')['level'] == 'ok'
+    worker.stop()
+
+
+@pytest.mark.parametrize(
+    ('sound', 'mmengine'),
+    [(SOUND, 'mmengine==0.10.*'), (SOUND_ONEDL, 'onedl-mmengine==0.10.*')],
+    ids=['openmmlab', 'onedl'],
+)
+def test_checkpoints_are_mended_by_the_mmengine_of_the_stack(
+    tmp_path, monkeypatch, sound, mmengine
+):
+    write(tmp_path, sound)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    worker = Worker(patience=300)
+    assert worker.ask('mend', 'checkpoint').endswith(f' install "{mmengine}"')
+    worker.stop()
+
+
+@pytest.mark.parametrize(
+    ('sound', 'mmdet', 'mmseg'),
+    [
+        (
+            {**SOUND, **dict.fromkeys(distribution('mmdet', '3.3.0'))},
+            'pip install "mmdet>=3.0.0"',
+            'pip install "mmsegmentation>=1.0.0" ftfy regex',
+        ),
+        (
+            {
+                **SOUND_ONEDL,
+                **dict.fromkeys(distribution('onedl-mmdetection', '3.5.1')),
+            },
+            'pip install "onedl-mmdetection==3.5.*"',
+            'pip install "onedl-mmsegmentation==1.4.*" ftfy regex',
+        ),
+    ],
+    ids=['openmmlab', 'onedl'],
+)
+def test_what_is_untested_or_absent_is_advice(tmp_path, sound, mmdet, mmseg):
+    changes = {'torch/version.py': "__version__ = '2.4.1'\ncuda = None\n"}
+    block = ['mmdet', 'mmseg', 'onnxruntime', 'tensorboard']
+    status, findings = examine_stubbed(tmp_path, changes, block, sound)
+    assert (status, of_level(findings, 'fault')) == (0, [])
+    assert set(of_level(findings, 'advice')) >= {'versions', *block}
+    assert 'torch 2.4.1 (tested: 2.13)' in findings['versions']['seen']
+    assert (findings['mmdet']['mend'], findings['mmseg']['mend']) == (mmdet, mmseg)
+
+
+def test_the_report_is_read_by_people(tmp_path):
+    write(tmp_path, {**SOUND, 'mmcv/_ext.py': None})
+    done = run('--quick', paths=[tmp_path])
+    assert (done.returncode, done.stderr) == (1, '')
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith('mmlit doctor: python 3')
+    assert 'mmcv 2.1.0' in lines[0]
+    [fault] = [i for i, line in enumerate(lines) if line.startswith('fault ')]
+    assert lines[fault].split()[1] == 'mmcv-ops'
+    assert lines[fault + 2].strip() == f'mend: {MMCV}'
+    assert lines[-1].startswith('1 fault, ')
+
+
+def test_commands_name_the_pip_of_another_python(tmp_path):
+    # Not activated: `pip` on the PATH belongs to someone else.
+    python = tmp_path / 'bin' / 'python'
+    code = (
+        f'import sys; sys.executable = {str(python)!r}\n'
+        'from mmlit_doctor.surroundings import for_this_python\n'
+        'print(for_this_python("X=1 pip install a && pip uninstall -y pip"))'
+    )
+    done = run(command=(sys.executable, '-c', code))
+    pip = f'{python} -m pip'
+    assert done.stdout == f'X=1 {pip} install a && {pip} uninstall -y pip\n', (
+        done.stderr
+    )
+
+
+def test_a_python_that_is_too_old_is_said():
+    code = "import sys; sys.version_info = (3, 7, 9, 'final', 0); import mmlit_doctor"
+    done = run(command=(sys.executable, '-c', code))
+    assert done.returncode == 1
+    assert done.stderr.startswith('fault: Python ')
+    assert 'python3.11 -m venv' in done.stderr
+
+
+# From here on with the real packages.
+
+
+def test_this_environment_is_healthy():
+    status, findings = examine()
+    assert of_level(findings, 'fault') + of_level(findings, 'unchecked') == []
+    assert status == 0
+    for name in ('deform-conv/cpu', 'checkpoint', 'lit/cpu'):
+        assert findings[name]['level'] == 'ok'
+
+
+@pytest.mark.parametrize('wrong', [False, True], ids=['crashes', 'is wrong'])
+def test_an_operator_that_crashes_or_errs(tmp_path, wrong):
+    broken = 'args[3].mul_(2)' if wrong else 'os.kill(os.getpid(), 11)'
+    sabotage = f"""
+import os
+from importlib.machinery import ExtensionFileLoader
+load = ExtensionFileLoader.exec_module
+def load_and_break(self, module):
+    load(self, module)
+    if module.__name__ == 'mmcv._ext':
+        real = module.deform_conv_forward
+        def forward(*args, **kwargs):
+            real(*args, **kwargs)
+            {broken}
+        module.deform_conv_forward = forward
+ExtensionFileLoader.exec_module = load_and_break
+"""
+    write(tmp_path, {'sitecustomize.py': sabotage})
+    status, findings = examine(paths=[tmp_path])
+    assert (status, of_level(findings, 'fault')) == (1, ['deform-conv/cpu'])
+    seen = findings['deform-conv/cpu']['seen']
+    assert ('off by' if wrong else 'SIGSEGV') in seen
+    mend = {'openmmlab': MMCV, 'onedl': ONEDL_MMCV}[STACK]
+    assert findings['deform-conv/cpu']['mend'] == mend
+    assert of_level(findings, 'unchecked') == ['lit/cpu']
+    assert findings['checkpoint']['level'] == 'ok'
+
+
+def test_an_mmlit_that_lacks_a_file(tmp_path):
+    shutil.copytree(CHECKOUT / 'mmlit', tmp_path / 'mmlit')
+    (tmp_path / 'mmlit' / 'archs.py').unlink()
+    status, findings = examine(paths=[tmp_path])
+    assert (status, of_level(findings, 'fault')) == (1, ['mmlit'])
+    assert "No module named 'mmlit.archs'" in findings['mmlit']['seen']
+    assert findings['mmlit']['mend'] == f'pip install -e {CHECKOUT}'
+
+
+def test_checkpoints_that_cannot_be_read(monkeypatch):
+    monkeypatch.delenv(runs.UNSAFE, raising=False)
+    assert "mmengine's can be read" in runs.check_checkpoint()
+    monkeypatch.setenv(runs.UNSAFE, '1')
+    with pytest.raises(Advice, match='may run any code') as advice:
+        runs.check_checkpoint()
+    assert advice.value.mend == f'unset {runs.UNSAFE}'
+    monkeypatch.delenv(runs.UNSAFE)
+    # As after an update of torch or mmengine, where another class is in the files.
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with pytest.raises(Fault, match='cannot be read .*HistoryBuffer') as fault:
+            runs.check_checkpoint()
+    finally:
+        torch.serialization.add_safe_globals(allowed)
+    assert fault.value.mend == runs.checkpoint_command()
+
+
+def test_the_installed_command_runs_where_mmlit_refuses(tmp_path):
+    source, target = tmp_path / 'source', tmp_path / 'target'
+    for name in ('mmlit', 'mmlit_doctor'):
+        shutil.copytree(CHECKOUT / name, source / name)
+    for name in ('setup.py', 'pyproject.toml'):
+        shutil.copy(CHECKOUT / name, source)
+    options = ['--no-deps', '--no-build-isolation', '--no-index', '--target']
+    command = [sys.executable, '-m', 'pip', 'install', '-q', *options, target, source]
+    subprocess.run(command, check=True, capture_output=True)
+    # As mim has it: in a folder of the package, without the repository around it.
+    copy = target / 'mmlit' / '.mim' / 'tools' / 'doctor.py'
+    copy.parent.mkdir(parents=True)
+    shutil.copy(CHECKOUT / 'tools' / 'doctor.py', copy)
+    write(tmp_path / 'stubs', {**SOUND, 'mmcv/_ext.py': None})
+    places = {'paths': [tmp_path / 'stubs', target]}
+    refused = run(command=(sys.executable, '-c', 'import mmlit'), **places)
+    assert 'UnusableEnvironmentError' in refused.stderr
+    reports = []
+    for start in ((target / 'bin' / 'mmlit-doctor',), (sys.executable, copy)):
+        done = run('--quick', '--json', command=start, **places)
+        assert done.returncode == 1, done.stderr
+        reports.append(json.loads(done.stdout))
+    assert reports[0] == reports[1]
+    findings = {finding['name']: finding for finding in reports[0]['findings']}
+    assert of_level(findings, 'fault') == ['mmcv-ops']
+    assert str(target / 'mmlit') in findings['mmlit-files']['seen']

@@ -1,0 +1,56 @@
+"""Sharded training by the real script: checkpoints whole or not at all, resumed."""
+
+from pathlib import Path
+
+import pytest
+
+from mmlit import read_checkpoint
+from support import killing
+from support.running_tools import finish
+from support.two_processes import launch
+
+FSDP = Path(__file__).resolve().parents[2] / (
+    'configs/detection/mask-rcnn_lit-b_fpn_fsdp_1x_coco.py'
+)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """The demo's small network and data, sharded as the config for COCO says."""
+    pytest.importorskip('mmdet', reason='trains a detector of mmdet')
+    path = killing.write_config(
+        tmp_path,
+        shapes=dict(train=8, val=4, size=64, seed=0),
+        scale=(64, 64),
+        model=dict(
+            backbone=dict(arch=dict(killing.TINY, _delete_=True)),
+            neck=dict(in_channels=list(killing.TINY['embed_dims'])),
+        ),
+        train_dataloader=dict(batch_size=2),
+        default_hooks=dict(checkpoint=dict(max_keep_ckpts=1), logger=dict(interval=1)),
+    )
+    own = FSDP.read_text().partition('\n_base_ = ')[2].partition('\n')[2]
+    assert 'FlexibleRunner' in own and 'LITFSDPStrategy' in own
+    path.write_text(path.read_text() + own)
+    return path
+
+
+def train(config, epochs, **popen):
+    options = ('--resume', '--cfg-options', f'train_cfg.max_epochs={epochs}')
+    return launch('dist_train.sh', config, 2, *options, cwd=config.parent, **popen)
+
+
+def test_train_stop_and_resume(config):
+    folder = config.parent / 'work_dirs' / 'config'
+    finish(train(config, 1))
+    assert [path.name for path in folder.glob('*.pth')] == ['epoch_1.pth']
+    # What a kill in a write leaves.
+    (folder / '.epoch_2.pth.part').write_bytes(b'half')
+    output = finish(train(config, 2))
+    assert 'resumed epoch: 1, iter: 2' in output
+    # The first epoch's went once the second's was there.
+    assert sorted(path.name for path in folder.glob('*epoch*')) == ['epoch_2.pth']
+    checkpoint = read_checkpoint(folder / 'epoch_2.pth')
+    assert checkpoint['meta']['epoch'] == 2 and checkpoint['meta']['iter'] == 4
+    assert len(checkpoint['resumption']['random_states']) == 2
+    assert 'backbone.stages.3.blocks.0.norm1.weight' in checkpoint['state_dict']

@@ -1,0 +1,185 @@
+"""LIT in two processes learns what it would from the joint batch in one.
+
+DistributedDataParallel in its strict setting, which takes no parameter without a
+gradient, over gloo, in float64: gradients agree to 1e-12 of the largest one.
+"""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmengine.hooks import SyncBuffersHook
+from mmengine.model import MMDistributedDataParallel
+from mmengine.model.wrappers import MMFullyShardedDataParallel
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+
+import mmlit.engine.fsdp  # noqa: F401
+from mmlit import LIT
+from mmlit.archs import ARCHS
+from support.two_processes import in_two
+
+TOLERANCE = 1e-12
+TINY = dict(
+    embed_dims=(8, 16, 24, 32),
+    depths=(1, 1, 2, 1),
+    num_heads=(1, 2, 3, 4),
+    mlp_ratios=(2, 2, 2, 2),
+    norm_eps=1e-5,
+    drop_path_rate=0.0,
+)
+
+
+class Detector(nn.Module):
+    """A LIT with a head on some of its levels; a loss that is a mean over images."""
+
+    def __init__(self, levels=(0, 1, 2, 3), **options):
+        super().__init__()
+        torch.manual_seed(0)
+        options = dict(dict(pos_embed='relative'), **options)
+        arch = dict(TINY, pos_embed=options.pop('pos_embed'))
+        self.backbone = LIT(arch, img_size=64, **options)
+        self.levels = levels
+        self.heads = nn.ModuleList(
+            nn.Conv2d(TINY['embed_dims'][level], 4, 1) for level in levels
+        )
+        for name, parameter in self.named_parameters():
+            # Offsets start at 0, where sampling has a kink.
+            if 'conv_offset' in name:
+                nn.init.normal_(parameter, std=0.1)
+        self.double().train()
+
+    def forward(self, images):
+        maps = dict(zip(self.backbone.out_indices, self.backbone(images)))
+        pairs = zip(self.heads, self.levels)
+        return sum(head(maps[level]).square().mean() for head, level in pairs)
+
+
+def batch(size=4):
+    return torch.randn(
+        size, 3, 64, 96, dtype=torch.float64, generator=torch.manual_seed(1)
+    )
+
+
+def half(rank):
+    """This process's images of the joint batch, as a sampler deals them out."""
+    return batch()[rank::2]
+
+
+def gradients(model):
+    return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+
+def learn(model, images, steps=1):
+    """DDP tells in the second step what it missed in the first."""
+    for _ in range(steps):
+        model.zero_grad()
+        model(images).backward()
+    return gradients(getattr(model, 'module', model))
+
+
+def difference(ours, theirs):
+    """The largest, over the largest gradient."""
+    assert ours.keys() == theirs.keys() and ours
+    assert all(grad is not None for grad in [*ours.values(), *theirs.values()])
+    largest = max(grad.abs().max() for grad in theirs.values())
+    return max((ours[n] - theirs[n]).abs().max() / largest for n in ours).item()
+
+
+def strict(model):
+    """Wrapped as mmengine does: no parameter may go without a gradient."""
+    return MMDistributedDataParallel(model, broadcast_buffers=False)
+
+
+# --- what the processes do --------------------------------------------------------
+
+
+def compare_with_joint_batch(rank):
+    for pos_embed, frozen, with_cp in itertools.product(
+        ('relative', 'absolute'), range(-1, 5), (False, True)
+    ):
+        options = dict(
+            pos_embed=pos_embed, frozen_stages=frozen, with_cp=with_cp, norm_eval=True
+        )
+        joint = learn(Detector(**options), batch())
+        shared = learn(strict(Detector(**options)), half(rank), steps=2)
+        assert difference(shared, joint) < TOLERANCE, options
+        # It is the other's images that make them so.
+        assert difference(learn(Detector(**options), half(rank)), joint) > 1e-3
+
+
+def shard(rank):
+    """The same of FSDP, where each process holds a part of each parameter."""
+    joint = learn(Detector(norm_eval=True), batch())
+    model = MMFullyShardedDataParallel(
+        Detector(norm_eval=True), auto_wrap_policy='wrap_lit_blocks', device_id='cpu'
+    )
+    kept = sum(p.numel() for p in model.parameters())
+    assert kept < 0.6 * sum(p.numel() for p in Detector().parameters())
+    model(half(rank)).backward()
+    with FSDP.summon_full_params(model, with_grads=True):
+        shared = {
+            name.replace('_fsdp_wrapped_module.', ''): p.grad.clone()
+            for name, p in model.named_parameters()
+        }
+    assert difference(shared, joint) < TOLERANCE
+
+
+def train_batch_norms(rank):
+    """As all detectors with plain BatchNorm do: on the process's own images."""
+    model = strict(Detector())
+    shared = learn(model, half(rank))
+    parts = [learn(Detector(), half(process)) for process in range(2)]
+    mean = {name: (parts[0][name] + parts[1][name]) / 2 for name in shared}
+    assert difference(shared, mean) < TOLERANCE
+    assert difference(shared, learn(Detector(), batch())) > 1e-3
+
+    norm = model.module.backbone.stages[1].enter.norm
+    own = gathered(norm.running_mean)
+    assert not torch.equal(*own)
+    SyncBuffersHook().before_val_epoch(SimpleNamespace(model=model))
+    for after in gathered(norm.running_mean):
+        torch.testing.assert_close(after, (own[0] + own[1]) / 2)
+    assert norm.num_batches_tracked == 1
+
+
+def gathered(tensor):
+    copies = [torch.empty_like(tensor) for _ in range(2)]
+    dist.all_gather(copies, tensor)
+    return copies
+
+
+def leave_out_level_0(rank):
+    """RetinaNet's pyramid starts at level 1. A norm on level 0 would go unused."""
+    options = dict(levels=(1, 2, 3), norm_eval=True)
+    learn(strict(Detector(**options)), half(rank), steps=2)
+    options['out_norm_indices'] = (0, 1, 2, 3)
+    with pytest.raises(RuntimeError, match='parameters that were not used'):
+        learn(strict(Detector(**options)), half(rank), steps=2)
+    # Not to emit the level is the way out.
+    options['out_indices'] = (1, 2, 3)
+    learn(strict(Detector(**options)), half(rank), steps=2)
+
+
+def train_published_archs(rank):
+    for arch in ARCHS:
+        model = LIT(arch, img_size=64, out_norm_indices=(0, 1, 2, 3), with_cp=True)
+        model = strict(model.train())
+        images = torch.randn(2, 3, 64, 64, generator=torch.manual_seed(rank))
+        for _ in range(2):
+            model.zero_grad()
+            sum(level.square().mean() for level in model(images)).backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+
+# --- the tests --------------------------------------------------------------------
+
+
+def test_two_processes_learn_as_one():
+    in_two(compare_with_joint_batch, shard, train_batch_norms, leave_out_level_0)
+
+
+def test_published_archs():
+    in_two(train_published_archs)

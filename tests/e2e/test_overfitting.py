@@ -1,0 +1,71 @@
+"""A segmentor learns eight images by heart, with mmseg's own tool: minutes of work."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from support.running_tools import run
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / 'configs/segmentation/lit-ti_fpn_fpnhead_8xb2-80k_ade20k-512x512.py'
+pytest.importorskip('mmseg', reason='the segmentation configs are for mmseg')
+HOUR = 3600
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(HOUR)]
+#: The first eight of the training images.
+EIGHT = ('000009', '000025', '000030', '000034', '000036', '000042', '000049', '000061')
+CONFIG = """
+_base_ = {base!r}
+max_iters = 100
+scale = (256, 192)
+resize = dict(type='Resize', scale=scale, keep_ratio=False)
+labels = dict(type='LoadAnnotations', reduce_zero_label=True)
+pack = dict(type='PackSegInputs')
+learn = [dict(type='LoadImageFromFile'), labels, resize, pack]
+# Predictions are resized to the image as it is, and compared there.
+show = [dict(type='LoadImageFromFile'), resize, labels, pack]
+# Nothing drops out: they are to be learnt by heart.
+model = dict(
+    data_preprocessor=dict(size=(192, 256)),
+    backbone=dict(init_cfg=None, drop_path_rate=0.0),
+    decode_head=dict(dropout_ratio=0.0),
+)
+eight = dict(data_root={root!r}, indices=8)
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(**eight, pipeline=learn),
+)
+folders = dict(img_path='images/training', seg_map_path='annotations/training')
+val_dataloader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(**eight, pipeline=show, data_prefix=folders),
+)
+test_dataloader = val_dataloader
+hotter = dict(lr_mult=5.0)
+optim_wrapper = dict(
+    paramwise_cfg=dict(custom_keys=dict(neck=hotter, decode_head=hotter))
+)
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [
+    dict(type='PolyLR', power=0.9, eta_min=1e-6, end=max_iters, by_epoch=False)
+]
+default_hooks = dict(checkpoint=dict(interval=max_iters, save_best=None))
+randomness = dict(seed=0)
+"""
+
+
+def test_semantic_fpn_on_eight_images(tmp_path, data_root):
+    root = data_root / 'ade_layout'
+    images = sorted((root / 'images' / 'training').iterdir())[:8]
+    assert tuple(path.stem[-6:] for path in images) == EIGHT
+    config = tmp_path / 'eight.py'
+    config.write_text(CONFIG.format(base=str(BASE), root=str(root)))
+    mmseg = Path(importlib.util.find_spec('mmseg').origin).parent
+    said = run(
+        mmseg / '.mim' / 'tools' / 'train.py', config, cwd=tmp_path, timeout=HOUR
+    )
+    assert float(re.findall(r'mIoU: ([\d.]+)', said)[-1]) >= 50

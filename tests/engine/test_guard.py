@@ -1,0 +1,231 @@
+"""PipelineGuard: images that a pipeline fails on are named, and left out."""
+
+import logging
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset, Compose
+from mmengine.registry import init_default_scope
+from torch.utils.data import DataLoader
+
+from mmlit.engine.pipeline_guard import (
+    IN_A_ROW,
+    BrokenSampleError,
+    PipelineGuard,
+    unguarded,
+)
+from support.bad_files import (
+    BROKEN,
+    ODD,
+    encoded,
+    of_sizes,
+    write,
+    write_files,
+    write_pairs,
+)
+
+from support.tiny_data import coco_config, masks_config, write_mask  # isort: skip
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What the guard logs."""
+    lines = []
+
+    def log(text, logger, level):
+        assert (logger, level) == ('current', logging.WARNING)
+        lines.append(text)
+
+    monkeypatch.setattr('mmlit.engine.pipeline_guard.print_log', log)
+    return lines
+
+
+class Numbers(BaseDataset):
+    """Ten images; what their pipeline makes of them is their number."""
+
+    def load_data_list(self):
+        return [dict(img_path=f'images/{i}.jpg', number=i) for i in range(10)]
+
+
+def numbers(broken, **options):
+    def step(results):
+        if results['number'] in broken:
+            raise KeyError('lost')
+        return results
+
+    return Numbers(
+        pipeline=[PipelineGuard([step], **options)], test_mode=not options['skip']
+    )
+
+
+def test_another_image_takes_its_place(said):
+    np.random.seed(0)
+    dataset = numbers({3, 7}, skip=True)
+    drawn = [dataset[i]['number'] for i in range(10)]
+    assert [i for i, number in enumerate(drawn) if number == i] == [
+        *(0, 1, 2, 4, 5, 6, 8, 9)
+    ]
+    assert not {3, 7} & set(drawn)
+    assert said[0] == ("Left out of training: images/3.jpg fails: KeyError: 'lost'")
+    assert any('images/7.jpg' in line for line in said)
+
+
+def test_without_skip_it_ends_the_run(said):
+    dataset = numbers({3}, skip=False)
+    with pytest.raises(BrokenSampleError, match=r'^images/3\.jpg fails: KeyError'):
+        [dataset[i] for i in range(10)]
+    assert not said
+
+
+def test_a_pipeline_that_fails_on_everything_is_no_matter_of_files(said):
+    with pytest.raises(BrokenSampleError, match=f'{IN_A_ROW} images in a row.*lost'):
+        numbers(set(range(10)), skip=True)[0]
+    assert len(said) == IN_A_ROW - 1
+    # One that works in between starts the count again.
+    few = numbers({3}, skip=True)
+    for _ in range(3 * IN_A_ROW):
+        few.pipeline(dict(number=3, img_path='x'))
+        few.pipeline(dict(number=4))
+
+
+def test_workers_name_the_file(said):
+    loader = DataLoader(numbers({3}, skip=False), num_workers=1)
+    with pytest.raises(BrokenSampleError, match=r'images/3\.jpg fails'):
+        list(loader)
+
+
+def test_nothing_changes_where_nothing_is_broken(said):
+    steps = [dict(type='RandomFlip', prob=0.5)]
+    results = dict(img=np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+    drawn = []
+    for pipeline in (Compose(steps), PipelineGuard(steps)):
+        np.random.seed(3)
+        drawn.append([pipeline(dict(results))['img'].tolist() for _ in range(20)])
+    assert drawn[0] == drawn[1]
+    assert len({str(image) for image in drawn[0]}) > 1
+
+
+def test_a_none_of_the_pipeline_stays_one(said):
+    assert PipelineGuard([lambda results: None])({}) is None
+    assert not said
+
+
+def test_arguments():
+    with pytest.raises(TypeError, match="skip='no' must be True or False"):
+        PipelineGuard([], skip='no')
+    with pytest.raises(ValueError, match='num_classes=0 must be'):
+        PipelineGuard([], num_classes=0)
+
+
+def test_train_py_ends_with_the_sentence_alone(monkeypatch):
+    """Not with the traceback that a worker's error comes with."""
+    monkeypatch.setattr(sys, 'argv', ['train.py'])
+    from mmlit_tools.train import train
+
+    for workers in (0, 1):
+        loader = DataLoader(numbers({3}, skip=False), num_workers=workers)
+        with pytest.raises(SystemExit) as stop:
+            train(SimpleNamespace(train=lambda data=loader: list(data)))
+        assert stop.value.code == "train.py: images/3.jpg fails: KeyError: 'lost'"
+
+
+# --- the pipelines of the configs -------------------------------------------------
+
+
+def config_pipeline(path, split='train'):
+    """The pipeline of a config of ours, as tools/train.py guards it."""
+    sys.path.insert(0, str(ROOT / 'tools'))
+    from mmlit_tools.configs import guard_pipelines, import_scope
+
+    config = Config.fromfile(ROOT / 'configs' / path)
+    import_scope(config)
+    guard_pipelines(config)
+    guard_pipelines(config)  # of a dumped config, again
+    init_default_scope(config.default_scope)
+    (step,) = config[f'{split}_dataloader'].dataset.pipeline
+    assert step.type == 'PipelineGuard' and step.skip is (split == 'train')
+    return Compose([step])
+
+
+DETECTION = 'detection/mask-rcnn_lit-ti_fpn_1x_coco.py'
+SEGMENTATION = 'segmentation/lit-s_fpn_fpnhead_8xb2-80k_ade20k-512x512.py'
+
+
+def samples(config, pipeline, names):
+    """{name: what the pipeline makes of this image}."""
+    from mmengine.registry import DATASETS
+
+    part = dict(config.train_dataloader.dataset, pipeline=[])
+    scope = DATASETS.switch_scope_and_registry(config.default_scope)
+    with scope as registry:
+        dataset = registry.build(dict(part, filter_cfg=None))
+    entries = [dataset.get_data_info(i) for i in range(len(dataset))]
+    assert len(entries) == len(names)
+    return {Path(e['img_path']).stem: pipeline(e) for e in entries}
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_files_in_detection(tmp_path, said, split):
+    pytest.importorskip('mmdet', reason='the pipelines are those of mmdet')
+    write_files(tmp_path, {**ODD, **(BROKEN if split == 'train' else {})})
+    pipeline = config_pipeline(DETECTION, split)
+    config = coco_config(tmp_path)
+    found = samples(config, pipeline, [*ODD, *(BROKEN if split == 'train' else ())])
+    assert {name for name, sample in found.items() if sample is None} == (
+        set(BROKEN) if split == 'train' else set()
+    )
+    for name in ODD:
+        assert found[name]['inputs'].shape == (3, 800, 1067), name
+        assert found[name]['inputs'].dtype == torch.uint8
+        assert len(found[name]['data_samples'].gt_instances) == 1
+    for name in BROKEN if split == 'train' else ():
+        assert any(f'images/{name}.jpg fails' in line for line in said), name
+
+
+def test_files_in_segmentation(tmp_path, said):
+    pytest.importorskip('mmseg', reason='the pipelines are those of mmseg')
+    write_pairs(tmp_path, {**ODD, **BROKEN, 'small-mask': encoded(), 'torn': encoded()})
+    write_mask(tmp_path / 'masks' / 'small-mask.png', (1, 2), width=20)
+    write(tmp_path / 'masks' / 'torn.png', encoded('L', 'PNG')[:900])
+    pipeline = config_pipeline(SEGMENTATION)
+    names = [*ODD, *BROKEN, 'small-mask', 'torn']
+    found = samples(masks_config(tmp_path), pipeline, names)
+    lost = {name for name, sample in found.items() if sample is None}
+    assert lost == {*BROKEN, 'small-mask', 'torn'}
+    for name in ODD:
+        image, sample = found[name]['inputs'], found[name]['data_samples']
+        assert image.shape[1:] == sample.gt_sem_seg.shape, name
+    for name in lost:
+        assert any(f'images/{name}.jpg with the mask' in line for line in said), name
+    assert any(
+        'small-mask.png fails: ValueError: the mask is of ano' in s for s in said
+    )
+
+
+def test_sizes(tmp_path, said):
+    """What is resized to nothing is left out, all else is not."""
+    pytest.importorskip('mmdet', reason='the pipelines are those of mmdet')
+    sizes = {'one-pixel': (1, 1), 'strip': (3, 2000), 'line': (1, 5000)}
+    write_files(tmp_path, of_sizes(sizes), sizes)
+    pipeline = config_pipeline(DETECTION)
+    found = samples(coco_config(tmp_path), pipeline, sizes)
+    assert found['one-pixel']['inputs'].shape == (3, 800, 800)
+    assert found['strip']['inputs'].shape == (3, 1333, 2)
+    assert found['line'] is None
+    assert 'images/line.jpg fails' in said[0]
+
+
+# --- what looks into pipelines ----------------------------------------------------
+
+
+def test_the_steps_within_are_found():
+    first, last = (lambda r: r), (lambda r: r)
+    guard = PipelineGuard([first])
+    assert unguarded([guard, last]) == [first, last]

@@ -1,0 +1,372 @@
+"""Layer-wise learning-rate decay: who learns how fast, on every arch."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
+from torch import nn
+
+from mmlit import LIT
+from mmlit.archs import ARCHS
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'detection'
+RATE, LR, DECAY = 0.8, 1e-3, 0.05
+SMALL_ARCH = dict(
+    embed_dims=(8, 8, 16, 16),
+    depths=(1, 2, 2, 1),
+    num_heads=(1, 1, 2, 2),
+    mlp_ratios=(2, 2, 2, 2),
+    pos_embed='absolute',
+    norm_eps=1e-6,
+    drop_path_rate=0.0,
+)
+
+
+def lit(arch=SMALL_ARCH, **options):
+    with torch.device('meta'):
+        return LIT(arch, **options)
+
+
+def optim_wrapper(model, optimizer=None, **paramwise):
+    return build_optim_wrapper(
+        model,
+        dict(
+            constructor='LITLayerDecayOptimWrapperConstructor',
+            optimizer=optimizer or dict(type='AdamW', lr=LR, weight_decay=DECAY),
+            paramwise_cfg=dict(dict(decay_rate=RATE), **paramwise),
+        ),
+    )
+
+
+def settings(model, wrapper):
+    """Parameter group by name; each parameter that learns is in exactly one."""
+    names = {id(param): name for name, param in model.named_parameters()}
+    found = {}
+    for group in wrapper.optimizer.param_groups:
+        for param in group['params']:
+            assert names[id(param)] not in found
+            found[names[id(param)]] = group
+    assert set(found) == {n for n, p in model.named_parameters() if p.requires_grad}
+    return found
+
+
+def scales(model, wrapper=None, lr=LR):
+    wrapper = wrapper or optim_wrapper(model)
+    return {n: group['lr'] / lr for n, group in settings(model, wrapper).items()}
+
+
+def expected_depth(name, depths):
+    """The layer by the parameter's name alone: a second opinion on find_layers."""
+    _, stage, part, *rest = name.split('.')
+    before = sum(depths[: int(stage)])
+    if part in ('enter', 'position'):
+        return before + 1 if int(stage) else 0
+    return before + (int(rest[0]) + 1 if part == 'blocks' else depths[int(stage)])
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_scales_of_every_arch(arch):
+    model, depths = lit(arch), ARCHS[arch].depths
+    found = scales(model)
+    layers = {name: expected_depth(name, depths) for name in found}
+    assert set(layers.values()) == set(range(sum(depths) + 1))
+    for name, scale in found.items():
+        assert math.isclose(scale, RATE ** (sum(depths) + 1 - layers[name])), name
+    # In the order of the forward pass, as the parameters are listed, it only grows.
+    assert list(found.values()) == sorted(found.values())
+    by_layer = sorted((layers[name], scale) for name, scale in found.items())
+    assert [scale for _, scale in by_layer] == sorted(found.values())
+    assert math.isclose(found['stages.3.blocks.0.norm1.weight'],
+                        found['stages.3.enter.dconv.weight'])  # fmt: skip
+    slowed = scales(model, optim_wrapper(model, dcn_offset_lr_mult=0.5))
+    offsets = {name for name in slowed if slowed[name] != found[name]}
+    assert offsets == {name for name in found if '.conv_offset.' in name}
+    assert len(offsets) == 6  # weight and bias of three mergings
+    for name in offsets:
+        assert math.isclose(slowed[name], 0.5 * found[name]), name
+
+
+def test_stages_that_are_not_built_do_not_count():
+    found = scales(lit('small', out_indices=(0, 1)))
+    assert max(found.values()) == pytest.approx(RATE)
+    assert min(found.values()) == pytest.approx(RATE**5)
+
+
+def test_decay_rate_one_changes_no_rate():
+    found = scales(model := lit(), optim_wrapper(model, decay_rate=1))
+    assert set(found.values()) == {1.0}
+
+
+def test_offsets_and_decays_go_on_top():
+    model = lit('tiny')
+    wrapper = optim_wrapper(
+        model,
+        dcn_offset_lr_mult=0.01,
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.5,
+        custom_keys={'absolute_pos_embed': dict(lr_mult=3.0, decay_mult=0.1)},
+    )
+    groups, plain = settings(model, wrapper), scales(model)
+    for name, group in groups.items():
+        factor, decay = 1.0, 1.0
+        if 'absolute_pos_embed' in name:
+            factor, decay = 3.0, 0.1
+        elif 'conv_offset' in name:
+            factor = 0.01
+        elif 'norm' in name:
+            decay = 0.0
+        elif name.endswith('.bias'):
+            decay = 0.5
+        assert math.isclose(group['lr'], LR * plain[name] * factor), name
+        wanted = DECAY * decay
+        assert math.isclose(group.get('weight_decay', DECAY), wanted), name
+    # Few groups, each of one layer: not one per parameter, as mmengine's own.
+    kinds = {(g['lr'], g['weight_decay']) for g in groups.values()}
+    assert len(kinds) == len(wrapper.optimizer.param_groups) < 60 < len(groups)
+
+
+def test_frozen_stages_are_left_out():
+    model = lit('small', frozen_stages=2)
+    found = scales(model)
+    assert not any(name.startswith(('stages.0', 'stages.1')) for name in found)
+    # What is frozen is counted all the same: the rest keeps its rate.
+    assert found['stages.2.enter.norm.weight'] == pytest.approx(RATE ** (13 - 5))
+
+
+def test_a_step_moves_parameters_by_their_rate():
+    model = LIT(SMALL_ARCH)
+    wrapper = optim_wrapper(
+        model, dict(type='SGD', lr=LR), custom_keys={'out_norm': dict(lr_mult=2.0)}
+    )
+    found = scales(model, wrapper)
+    before = {name: param.detach().clone() for name, param in model.named_parameters()}
+    sum(level.square().mean() for level in model(torch.rand(1, 3, 64, 64))).backward()
+    grads = {name: param.grad.clone() for name, param in model.named_parameters()}
+    wrapper.step()
+    for name, param in model.named_parameters():
+        expected = before[name] - LR * found[name] * grads[name]
+        torch.testing.assert_close(param.detach(), expected, atol=1e-8, rtol=1e-7)
+    changed = [
+        name for name, p in model.named_parameters() if (p != before[name]).any()
+    ]
+    assert len(changed) > 60
+
+
+# --- where LIT is -----------------------------------------------------------------
+
+
+class Model(nn.Module):
+    def __init__(self, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+
+@pytest.mark.parametrize('name', ['retinanet_lit-s', 'retinanet_lit-ti'])
+def test_retinanet_of_the_configs(name):
+    pytest.importorskip('mmdet', reason='the detection configs build on mmdet')
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+
+    register_all_modules()
+    cfg = Config.fromfile(CONFIGS / f'{name}_fpn_1x_coco.py')
+    cfg.model.backbone.init_cfg = None
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    depths = ARCHS[cfg.model.backbone.arch].depths
+    default = settings(model, build_optim_wrapper(model, cfg.optim_wrapper))
+    cfg.optim_wrapper.constructor = 'LITLayerDecayOptimWrapperConstructor'
+    cfg.optim_wrapper.setdefault('paramwise_cfg', {}).update(
+        decay_rate=RATE, dcn_offset_lr_mult=0.5
+    )
+    decayed = settings(model, build_optim_wrapper(model, cfg.optim_wrapper))
+    lr = cfg.optim_wrapper.optimizer.lr
+    spared = set()
+    for key, group in decayed.items():
+        assert group['weight_decay'] == default[key]['weight_decay'], key
+        if group['weight_decay'] == 0:
+            spared.add(key)
+        scale = 1.0
+        if key.startswith('backbone.'):
+            depth = expected_depth(key[len('backbone.') :], depths)
+            scale = RATE ** (sum(depths) + 1 - depth)
+        if 'conv_offset' in key:
+            scale *= 0.5
+        assert math.isclose(group['lr'], lr * scale), key
+    assert bool(spared) == (name == 'retinanet_lit-s')
+    assert {key for key, g in decayed.items() if g['lr'] == lr} == {
+        key for key in decayed if not key.startswith('backbone.')
+    }
+
+
+@pytest.mark.parametrize('eta_min', [None, 0])
+def test_a_schedule_that_ends_above_the_rate_of_early_layers(eta_min):
+    """Why the documentation wants `eta_min=0`: that of Semantic FPN raises them."""
+    path = CONFIGS.parent / 'segmentation' / 'lit_fpn_fpnhead.py'
+    (schedule,) = Config.fromfile(path).param_scheduler
+    schedule.end = 10
+    if eta_min is not None:
+        schedule.eta_min = eta_min
+    adamw = dict(type='AdamW', lr=1e-4)
+    optimizer = optim_wrapper(lit('tiny'), adamw, decay_rate=0.7).optimizer
+    scheduler = PARAM_SCHEDULERS.build(dict(schedule, optimizer=optimizer))
+    slowest = min(optimizer.param_groups, key=lambda group: group['lr'])
+    start = slowest['lr']
+    for _ in range(10):
+        optimizer.step()
+        scheduler.step()
+    assert (slowest['lr'] > start) == (eta_min is None)
+
+
+@pytest.mark.parametrize('name', ['README', 'docs/using_lit', 'docs/custom_data'])
+def test_the_end_of_the_schedule_is_spoken_of(name):
+    text = (CONFIGS.parents[1] / f'{name}.md').read_text()
+    said, named = text.partition('LITLayerDecayOptimWrapperConstructor')[::2]
+    assert '`eta_min=0`' in said[-400:] + named[:400]
+
+
+def test_a_segmentor_in_its_own_scope():
+    pytest.importorskip('mmseg', reason='builds a segmentor')
+    from mmseg.registry import MODELS
+    from mmseg.utils import register_all_modules
+
+    register_all_modules(init_default_scope=False)
+    head = dict(
+        type='FPNHead',
+        in_channels=[8] * 4,
+        in_index=[0, 1, 2, 3],
+        feature_strides=[4, 8, 16, 32],
+        channels=8,
+        num_classes=3,
+    )
+    neck = dict(type='FPN', in_channels=[8, 8, 16, 16], out_channels=8, num_outs=4)
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(
+            dict(
+                type='EncoderDecoder',
+                backbone=dict(type='LIT', arch=SMALL_ARCH),
+                neck=neck,
+                decode_head=head,
+            )
+        )
+        found = scales(model)
+    for name, scale in found.items():
+        assert (scale < 1) == name.startswith('backbone.'), name
+    assert found['backbone.stages.0.enter.proj.weight'] == pytest.approx(RATE**7)
+
+
+def test_two_lits_of_different_depth_and_a_head():
+    model = Model(
+        teacher=Model(backbone=lit()), backbone=lit('tiny'), head=nn.Linear(2, 2)
+    )
+    found = scales(model)
+    assert found['head.weight'] == 1.0
+    assert found['teacher.backbone.stages.0.enter.proj.weight'] == pytest.approx(
+        RATE**7
+    )
+    assert found['backbone.stages.0.enter.proj.weight'] == pytest.approx(RATE**17)
+
+
+def test_shared_parameters_are_counted_once():
+    shared = lit()
+    model = Model(backbone=shared, student=Model(backbone=shared), head=nn.Linear(2, 2))
+    model.head.weight = shared.stages[3].blocks[0].mlp.fc1.weight
+    found = scales(model)
+    assert found['backbone.stages.3.blocks.0.mlp.fc1.weight'] == pytest.approx(RATE)
+
+
+def test_a_wrapped_model():
+    class Wrapper(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+    model = lit()
+    assert scales(model, optim_wrapper(Wrapper(model))) == scales(model)
+
+
+def test_no_lit_is_said():
+    with pytest.raises(ValueError, match='^Model holds no LIT.*Default'):
+        optim_wrapper(Model(backbone=nn.Linear(2, 2)))
+
+
+# --- the table --------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """Lines of the table; fails if it is not logged exactly once."""
+    logged = []
+    monkeypatch.setattr(
+        'mmlit.engine.layer_decay.print_log', lambda text, logger: logged.append(text)
+    )
+
+    def lines():
+        (text,) = logged
+        return text.splitlines()
+
+    return lines
+
+
+def test_table(table):
+    model = Model(backbone=lit(), head=nn.Linear(2, 3))
+    wrapper = optim_wrapper(model, norm_decay_mult=0.0)
+    title, headings, *rows = table()
+    assert '0.8' in title and f'{len(rows)} parameter groups' in title
+    assert headings.split() == 'layer scale lr decay tensors parameters such as'.split()
+    assert len(rows) == len(wrapper.optimizer.param_groups)
+    cells = [row.split() for row in rows]
+    assert [row[0] for row in cells] == sorted(
+        [row[0] for row in cells], key=lambda s: 99 if s == 'other' else int(s)
+    )
+    tensors, numbers = (
+        list(model.parameters()),
+        sum(p.numel() for p in model.parameters()),
+    )
+    assert sum(int(row[4]) for row in cells) == len(tensors)
+    assert sum(int(row[5].replace(',', '')) for row in cells) == numbers
+    assert cells[-1] == ['other', '1', '0.001', '0.05', '2', '9', 'head.weight']
+    assert cells[0][:5] == ['0', '0.2097', '0.0002097', '0.05', '3']
+    assert cells[0][6] == 'backbone.stages.0.enter.proj.weight'
+
+
+def test_table_names_the_lit_where_there_are_two(table):
+    optim_wrapper(Model(a=lit(), b=lit()))
+    firsts = [row.split()[0] for row in table()[2:]]
+    assert set(firsts) == {'a', 'b'}
+
+
+# --- refusals ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('paramwise', 'error', 'message'),
+    [
+        (dict(decay_rat=0.9), ValueError, 'paramwise_cfg.decay_rat is unknown'),
+        (dict(norm_decay_mul=0.0), ValueError, 'norm_decay_mult'),
+        (dict(num_layers=12), ValueError, 'num_layers: leave it out.*counted'),
+        (dict(decay_type='layer_wise'), ValueError, 'decay_type: leave it out'),
+        (dict(decay_rate=0.0), ValueError, r'decay_rate=0.0 must lie in \(0, 1\]'),
+        (dict(decay_rate=1.1), ValueError, 'decay_rate=1.1'),
+        (dict(decay_rate='0.9'), TypeError, "decay_rate='0.9' must be a number"),
+        (dict(decay_rate=True), TypeError, 'decay_rate=True'),
+    ],
+)
+def test_options_out_of_order(paramwise, error, message):
+    with pytest.raises(error, match=message):
+        optim_wrapper(lit(), **paramwise)
+
+
+def test_missing_options():
+    config = dict(optimizer=dict(type='AdamW', lr=LR))
+    config['constructor'] = 'LITLayerDecayOptimWrapperConstructor'
+    for paramwise in (None, {}, dict(norm_decay_mult=1.0)):
+        config['optimizer']['weight_decay'] = DECAY
+        with pytest.raises(ValueError, match='needs paramwise_cfg.decay_rate'):
+            build_optim_wrapper(lit(), dict(config, paramwise_cfg=paramwise))
+    with pytest.raises(ValueError, match='optimizer.lr is missing'):
+        optim_wrapper(lit(), dict(type='AdamW'))

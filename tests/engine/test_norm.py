@@ -1,0 +1,137 @@
+"""The norm that is SyncBN in distributed runs on GPUs and BN elsewhere."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from mmcv.cnn import ConvModule, build_norm_layer
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from torch import nn
+
+from mmlit.engine.sync_bn import SyncBNOnGPU
+from support.two_processes import in_two
+
+CFG = dict(type='SyncBNOnGPU', requires_grad=True)
+
+
+def conv(norm):
+    torch.manual_seed(0)
+    return ConvModule(3, 4, 3, norm_cfg=dict(type=norm))
+
+
+def group(monkeypatch, backend):
+    """Pretends that there is a process group over `backend`."""
+    monkeypatch.setattr(dist, 'is_initialized', lambda: True)
+    monkeypatch.setattr(dist, 'get_backend', lambda: backend)
+
+
+def undefined_group(monkeypatch, config, gpu):
+    """The same, of `init_process_group()` without a backend."""
+    group(monkeypatch, 'undefined')
+    monkeypatch.setattr(dist, 'get_backend_config', lambda: config)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+
+
+def test_alone_it_is_bn():
+    name, norm = build_norm_layer(CFG, 8, postfix=1)
+    assert type(norm) is nn.BatchNorm2d
+    assert name == 'bn1'
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(conv('SyncBNOnGPU')(x), conv('BN')(x))
+
+
+@pytest.mark.parametrize(
+    ('backend', 'kind'),
+    [
+        ('nccl', nn.SyncBatchNorm),
+        ('cpu:gloo,cuda:nccl', nn.SyncBatchNorm),
+        ('gloo', nn.BatchNorm2d),
+        ('mpi', nn.BatchNorm2d),
+    ],
+)
+def test_the_process_group_decides(monkeypatch, backend, kind):
+    group(monkeypatch, backend)
+    name, norm = build_norm_layer(dict(CFG, eps=1e-3, momentum=0.2), 8)
+    assert type(norm) is kind
+    assert name == 'bn'
+    assert (norm.num_features, norm.eps, norm.momentum) == (8, 1e-3, 0.2)
+
+
+@pytest.mark.parametrize(
+    ('config', 'gpu', 'kind'),
+    [
+        ('cuda:nccl', True, nn.SyncBatchNorm),
+        ('cpu:gloo,cuda:nccl', True, nn.SyncBatchNorm),
+        ('cpu:gloo,cuda:nccl', False, nn.BatchNorm2d),
+        ('cpu:gloo', False, nn.BatchNorm2d),
+    ],
+)
+def test_a_process_group_of_no_named_backend(monkeypatch, config, gpu, kind):
+    undefined_group(monkeypatch, config, gpu)
+    assert type(SyncBNOnGPU(8)) is kind
+
+
+def test_torch_names_no_backend_that_it_chose_itself(tmp_path):
+    """Why the configuration is read: once this fails, the name would do."""
+    dist.init_process_group(init_method=f'file://{tmp_path}/meet', rank=0, world_size=1)
+    try:
+        assert dist.get_backend() == 'undefined'
+        assert 'gloo' in dist.get_backend_config() or torch.cuda.is_available()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_frozen_where_the_config_says_so():
+    _, norm = build_norm_layer(dict(CFG, requires_grad=False), 8)
+    assert not any(p.requires_grad for p in norm.parameters())
+
+
+def test_checkpoints_fit_from_either_to_the_other(monkeypatch):
+    alone = conv('SyncBNOnGPU')
+    group(monkeypatch, 'nccl')
+    several = conv('SyncBNOnGPU')
+    assert type(several.bn) is nn.SyncBatchNorm
+    assert list(alone.state_dict()) == list(several.state_dict())
+    several.load_state_dict(alone.state_dict())
+    alone.load_state_dict(several.state_dict())
+    reverted = revert_sync_batchnorm(several)
+    assert not isinstance(reverted.bn, nn.SyncBatchNorm)
+    assert list(reverted.state_dict()) == list(alone.state_dict())
+
+
+def test_a_misspelt_argument_is_refused():
+    with pytest.raises(TypeError, match='epsilon'):
+        SyncBNOnGPU(8, epsilon=1e-3)
+
+
+def train_on_own_images(folder, norm, rank):
+    model = MMDistributedDataParallel(conv(norm))
+    torch.manual_seed(rank)
+    x = torch.randn(2, 3, 8, 8) + rank
+    model(x).square().mean().backward()
+    saved = dict(
+        x=x,
+        mean=model.module.bn.running_mean,
+        grad=model.module.conv.weight.grad.contiguous(),
+    )
+    torch.save(saved, f'{folder}/{rank}.pth')
+
+
+def test_two_cpu_processes_train_on_their_own_statistics(tmp_path):
+    in_two(partial(train_on_own_images, tmp_path, 'SyncBNOnGPU'))
+    grads = []
+    for rank in range(2):
+        saved = torch.load(tmp_path / f'{rank}.pth', weights_only=True)
+        alone = conv('BN')
+        alone(saved['x']).square().mean().backward()
+        grads.append(alone.conv.weight.grad)
+        assert torch.allclose(saved['mean'], alone.bn.running_mean)
+    assert torch.allclose(saved['grad'], (grads[0] + grads[1]) / 2)
+
+
+def test_sync_bn_itself_fails_there(tmp_path):
+    """Why the class exists: once this passes, plain SyncBN would do."""
+    with pytest.raises(mp.ProcessRaisedException, match='only work with GPU modules'):
+        in_two(partial(train_on_own_images, tmp_path, 'SyncBN'))

@@ -1,0 +1,125 @@
+"""Chunks: they cover all queries once, within the budget, whatever the budget is."""
+
+import pytest
+import torch
+
+from mmlit.ops import chunked_attention as module
+from mmlit.ops.attention import eager
+from mmlit.ops.chunked_attention import chunked, chunks
+from support.kernels import HEADS, check_close, inputs, values_and_gradients
+
+
+@pytest.mark.parametrize('most', [1, 4, 5, 11, 50, 69, 70, 1000])
+def test_chunks_cover_every_query_once(most):
+    seen = torch.zeros(3, 7, 5, dtype=torch.int)
+    for chunk in chunks(3, (5, 7), most):
+        assert 1 <= seen[chunk].numel() <= most
+        seen[chunk] += 1
+    assert (seen == 1).all()
+
+
+def test_chunks_are_whole_columns_where_they_fit():
+    parts = [(c.heads, c.columns, c.rows) for c in chunks(3, (5, 7), 3 * 5 * 2)]
+    heads, rows = slice(0, 3), slice(0, 5)
+    assert [columns for _, columns, _ in parts] == [
+        slice(0, 1),
+        slice(1, 3),
+        slice(3, 5),
+        slice(5, 7),
+    ]
+    assert all((h, r) == (heads, rows) for h, _, r in parts)
+
+
+@pytest.mark.parametrize('with_bias', [True, False])
+@pytest.mark.parametrize('queries', [1, 3, 8, 20, 40])
+def test_any_budget_gives_the_same(monkeypatch, queries, with_bias):
+    qkv, table = inputs()
+    table = table if with_bias else None
+    monkeypatch.setattr(module, 'CPU_BUDGET', queries * qkv[0].shape[2] * 8)
+    actual = values_and_gradients(chunked, qkv, table)
+    check_close(actual, values_and_gradients(eager, qkv, table), 1e-12)
+
+
+@pytest.mark.parametrize('with_bias', [True, False])
+@pytest.mark.parametrize('queries', [1, 8, 40])
+def test_path_of_other_devices(monkeypatch, queries, with_bias):
+    """What a GPU runs, on the CPU: masks spelt out chunk by chunk."""
+    monkeypatch.setattr(module, '_forward_on_cpu', module._forward_with_masks)
+    test_any_budget_gives_the_same(monkeypatch, queries, with_bias)
+
+
+def test_gradcheck():
+    qkv, table = inputs(grid=(2, 3), batch=1)
+    qkv = [x.detach().requires_grad_() for x in qkv]
+    assert torch.autograd.gradcheck(lambda *x: chunked(*x, 0.0), (*qkv, table))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_does_not_reach_inside(monkeypatch, dtype):
+    """On the CPU half precision is computed in float32, whatever autocast says."""
+    fused, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(q, *args, **kwargs):
+        out = fused(q, *args, **kwargs)
+        seen.append(out.dtype)
+        return out
+
+    monkeypatch.setattr(module.F, 'scaled_dot_product_attention', watched)
+    qkv, table = inputs(torch.float32)
+    with torch.no_grad(), torch.autocast('cpu', dtype):
+        out = chunked(*(x.to(dtype) for x in qkv), table, 0.0)
+    assert out.dtype == dtype and set(seen) == {torch.float32}
+
+
+def test_operators_are_registered_properly():
+    """torch's own check: schema, fake, autograd, compiled with dynamic shapes."""
+    qkv, table = inputs(torch.float32)
+    for bias in (table, None):
+        torch.library.opcheck(
+            torch.ops.mmlit.chunked_attention,
+            (*(x.detach().requires_grad_() for x in qkv), bias),
+        )
+
+
+def test_without_operators_of_torch(monkeypatch):
+    """torch < 2.4: the same functions as a plain autograd.Function."""
+    from mmlit.ops import tracing as custom_ops
+
+    monkeypatch.setattr(custom_ops, 'AVAILABLE', False)
+    attention = custom_ops.differentiable(
+        custom_ops.define_op('unused', module._forward, module._fake_forward),
+        module._gradients,
+        module._save,
+    )
+    assert not hasattr(torch.ops.mmlit, 'unused')
+    qkv, table = inputs()
+    actual = values_and_gradients(lambda *x: attention(*x[:4]), qkv, table)
+    check_close(actual, values_and_gradients(eager, qkv, table), 1e-12)
+
+
+def test_no_tensor_of_all_pairs_exists():
+    """Every tensor that forward and backward pass make stays far below N x N."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            for tensor in tree_leaves(out):
+                if isinstance(tensor, torch.Tensor):
+                    stored = tensor.untyped_storage().nbytes() // tensor.itemsize
+                    self.numbers = max(self.numbers, stored)
+            return out
+
+    height, width = 48, 40
+    qkv, table = inputs(torch.float32, batch=1, grid=(height, width))
+    counts = {}
+    for kernel in (chunked, eager):
+        with Largest() as largest:
+            values_and_gradients(kernel, qkv, table)
+        counts[kernel] = largest.numbers
+    dense = HEADS * (height * width) ** 2
+    assert counts[eager] >= dense
+    assert counts[chunked] <= module.CPU_BUDGET // 4 < dense // 4

@@ -1,0 +1,170 @@
+"""Every kernel against the definition, in value and gradient."""
+
+import math
+
+import pytest
+import torch
+
+from mmlit.ops import attention as kernels
+from mmlit.ops.attention import KERNELS, auto, eager, resolve_kernel
+from mmlit.ops.relative_bias import dense_bias
+from support.kernels import (
+    DIM,
+    ON_CPU,
+    H,
+    W,
+    check_close,
+    inputs,
+    values_and_gradients,
+)
+
+
+def test_eager_is_the_formula():
+    (q, k, v), table = inputs()
+    out = eager(q, k, v, table, 0.0)
+    bias = dense_bias(table)
+    for b, h, i in [(0, 0, 0), (1, 2, 17), (0, 1, H * W - 1)]:
+        logits = torch.stack([q[b, h, i] @ k[b, h, j] for j in range(H * W)])
+        weights = (logits / math.sqrt(DIM) + bias[h, i]).exp()
+        expected = (weights / weights.sum()) @ v[b, h]
+        torch.testing.assert_close(out[b, h, i], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('name', [name for name in ON_CPU if name != 'eager'])
+@pytest.mark.parametrize('with_bias', [True, False])
+@pytest.mark.parametrize('grid', [(5, 7), (7, 5), (1, 6), (6, 1)])
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'), [(torch.float64, 1e-12), (torch.float32, 2e-6)]
+)
+def test_kernel_equals_eager(name, with_bias, grid, dtype, tolerance):
+    qkv, table = inputs(dtype, grid=grid)
+    table = table if with_bias else None
+    expected = values_and_gradients(eager, qkv, table)
+    actual = values_and_gradients(KERNELS[name], qkv, table)
+    check_close(actual, expected, tolerance)
+    with torch.no_grad():
+        check_close([KERNELS[name](*qkv, table, 0.0)], expected[:1], tolerance)
+
+
+@pytest.mark.parametrize('name', ON_CPU)
+def test_one_token_attends_to_itself(name):
+    (q, k, v), table = inputs(grid=(1, 1))
+    torch.testing.assert_close(KERNELS[name](q, k, v, table, 0.0), v)
+
+
+@pytest.mark.parametrize('name', [name for name in ON_CPU if name != 'eager'])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_is_as_good_as_eagers(name, dtype):
+    """Against float64: no kernel may lose more than the definition does, twice over."""
+    qkv, table = inputs(torch.float64, dim=16)
+    expected = values_and_gradients(eager, qkv, table)
+    half = [x.detach().to(dtype).requires_grad_() for x in qkv]
+    table = table.detach().float().requires_grad_()
+    errors = []
+    for kernel in (eager, KERNELS[name]):
+        actual = values_and_gradients(kernel, half, table)
+        assert actual[0].dtype == dtype
+        errors.append(
+            [(a - e).abs().max().item() for a, e in zip(actual, expected, strict=True)]
+        )
+    for eagers, ours in zip(*errors, strict=True):
+        assert ours <= 2 * eagers
+
+
+@pytest.mark.parametrize('name', [name for name in ON_CPU if name != 'eager'])
+def test_detection_resolution(name):
+    """The 50 x 84 tokens of an 800 x 1344 image; one head keeps it quick."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 1, 4200, 32, generator=generator)
+    table = torch.randn(1, 99, 167, generator=generator)
+    with torch.no_grad():
+        expected = eager(q, k, v, table, 0.0)
+        check_close([KERNELS[name](q, k, v, table, 0.0)], [expected], 2e-6)
+
+
+@pytest.mark.parametrize('name', ['auto', 'eager', 'sdpa'])
+def test_dropout_drops_weights_and_keeps_the_mean(name):
+    (q, k, v), table = inputs(torch.float32, batch=400)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        q, k, v = (x[:1].expand(400, -1, -1, -1) for x in (q, k, v))
+        full = KERNELS[name](q[:1], k[:1], v[:1], table, 0.0)
+        dropped = KERNELS[name](q, k, v, table, 0.5)
+    assert (dropped[0] - dropped[1]).abs().max() > 0.1
+    spread = dropped.std(0) / math.sqrt(400)
+    assert ((dropped.mean(0) - full[0]).abs() < 6 * spread + 1e-3).all()
+
+
+@pytest.mark.parametrize('name', kernels.WITHOUT_DROPOUT)
+def test_dropout_refused(name, monkeypatch):
+    monkeypatch.setattr(kernels, 'why_no_flex', lambda: None)
+    with pytest.raises(ValueError, match=f'{name}.*attn_drop_rate=0.1 must be 0'):
+        resolve_kernel(name, 0.1)
+    assert resolve_kernel(name) is KERNELS[name]
+    (q, k, v), table = inputs()
+    with pytest.raises(ValueError, match='no dropout, got 0.1'):
+        KERNELS[name](q, k, v, table, 0.1)
+
+
+def test_resolve():
+    assert resolve_kernel('auto', 0.1) is auto
+    assert resolve_kernel('eager') is eager
+    for bad in ('flash', '', None):
+        match = f'attn_kernel={bad!r}.*auto, eager, sdpa, chunked, flex'
+        with pytest.raises(ValueError, match=match):
+            resolve_kernel(bad)
+
+
+def test_flex_says_why_not(monkeypatch):
+    monkeypatch.setattr(kernels, 'why_no_flex', lambda: 'it needs a moon')
+    with pytest.raises(ValueError, match="attn_kernel='flex' cannot run here: .* moon"):
+        resolve_kernel('flex')
+
+
+class TestAuto:
+    """The rule, told by which kernel is called."""
+
+    @pytest.fixture
+    def called(self, monkeypatch):
+        names = []
+        for name in ('eager', 'sdpa', 'chunked'):
+            monkeypatch.setattr(
+                kernels, name, lambda *args, name=name: names.append(name)
+            )
+        return names
+
+    def test_no_bias_is_fused(self, called):
+        (q, k, v), _ = inputs(grid=(40, 40))
+        auto(q, k, v, None, 0.0)
+        assert called == ['sdpa']
+
+    def test_dropout_needs_a_kernel_that_has_it(self, called):
+        (q, k, v), table = inputs(grid=(40, 40))
+        auto(q, k, v, table, 0.1)
+        assert called == ['sdpa']
+
+    def test_large_maps_are_chunked(self, called):
+        (q, k, v), table = inputs(grid=(40, 40))
+        auto(q, k, v, table, 0.0)
+        assert called == ['chunked']
+
+    def test_small_maps_spell_the_bias_out_in_inference(self, called):
+        (q, k, v), table = inputs()
+        with torch.no_grad():
+            auto(q, k, v, table, 0.0)
+        assert called == ['sdpa']
+
+    def test_deterministic_training(self, called):
+        (q, k, v), table = inputs()
+        torch.use_deterministic_algorithms(True)
+        try:
+            auto(q, k, v, table, 0.0)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert called == ['chunked']
+
+    def test_export_takes_the_definition(self, called, monkeypatch):
+        (q, k, v), table = inputs(grid=(40, 40))
+        monkeypatch.setattr(kernels, 'is_exporting', lambda: True)
+        auto(q, k, v, table, 0.0)
+        assert called == ['eager']

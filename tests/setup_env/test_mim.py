@@ -1,0 +1,194 @@
+"""mim, in an environment of its own, on an installed wheel of this checkout."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from support import wheels
+from support.this_stack import only_on
+from support.tiny_data import CLASSES, write_coco
+
+MIM = wheels.CHECKOUT / '.build' / 'mim' / 'bin' / 'mim'
+RETINANET = 'retinanet_lit-ti_fpn_1x_coco'
+
+pytestmark = [
+    only_on('openmmlab', "mim's environment shares the packages of .venv"),
+    pytest.mark.skipif(not MIM.is_file(), reason=f'no {MIM} (`make setup` makes it)'),
+]
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    """A folder with mmlit installed from its wheel, and nothing of the checkout."""
+    folder = tmp_path_factory.mktemp('mim')
+    wheel = wheels.build(wheels.CHECKOUT, folder / 'wheel', 'bdist_wheel')
+    wheels.install(wheel, folder / 'site')
+    return folder / 'site'
+
+
+def mim(*arguments, site, cwd):
+    """Runs mim with the mmlit of `site`; returns what it printed."""
+    # mim keeps a cache in the home folder.
+    env = {**os.environ, 'PYTHONPATH': str(site), 'HOME': str(cwd)}
+    done = subprocess.run(
+        [str(MIM), *map(str, arguments)],
+        cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-5000:]
+    return done.stdout
+
+
+def test_search(site, tmp_path):
+    mim('search', 'mmlit', '--json', 'found.json', site=site, cwd=tmp_path)
+    found = json.loads((tmp_path / 'found.json').read_text())
+    assert found['config'][RETINANET] == f'configs/detection/{RETINANET}.py'
+    figures = found['coco/box_ap_(authors)']
+    assert figures[RETINANET] == 41.6
+    assert figures['retinanet_lit-m_fpn_1x_coco'] is None
+    # Of the collection, by way of mim.
+    assert found['epochs'][RETINANET] == 12
+    assert len(found['config']) == 20
+    # As the README says it: the columns that begin so, of the configs that have any.
+    said = mim(
+        *('search', 'mmlit', '--field', 'weight', 'coco/box_ap'),
+        site=site, cwd=tmp_path,
+    )  # fmt: skip
+    assert said.count('config id: ') == said.count('weight ') == 6
+    assert said.count('coco/box_ap_(authors)') == 4
+
+
+def test_an_editable_installation_is_not_found(tmp_path):
+    """And the documents quote what mim says then."""
+    if list(MIM.parents[1].glob('lib/python*/site-packages/mmlit')):
+        pytest.skip("a wheel of mmlit is installed in mim's environment")
+    done = subprocess.run(
+        [str(MIM), 'search', 'mmlit'],
+        cwd=tmp_path, env={**os.environ, 'PYTHONPATH': '', 'HOME': str(tmp_path)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    said = ' '.join(done.stdout.split())
+    for document in ('README.md', 'docs/using_lit.md'):
+        text = ' '.join((wheels.CHECKOUT / document).read_text().split())
+        (quoted,) = re.findall(r'`\.\.\. ([^`]*please upgrade your mmlit[^`]*)`', text)
+        assert quoted in said, said
+
+
+def test_doctor(site, tmp_path):
+    """As installed, away from the checkout."""
+    done = subprocess.run(
+        [sys.executable, str(site / 'mmlit/.mim/tools/doctor.py'), '--json'],
+        cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(site)},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert done.returncode == 0, found
+    seen = {finding['name']: finding['seen'] for finding in found['findings']}
+    assert str(site) in seen['mmlit-files']
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A web server of files that does not talk."""
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def releases(tmp_path):
+    """The address of a folder that stands in for the authors' releases."""
+    folder = tmp_path / 'releases'
+    folder.mkdir()
+    (folder / 'retina_lit_ti.pth').write_bytes(bytes(range(256)) * 1000)
+    handler = partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+
+def test_download(site, tmp_path, releases):
+    other = tmp_path / 'site'
+    shutil.copytree(site, other)
+    metafile = other / 'mmlit/.mim/configs/detection/metafile.yml'
+    text = metafile.read_text()
+    official = 'https://github.com/ziplab/LIT/releases/download/v2.0'
+    assert official in text
+    metafile.write_text(text.replace(official, releases))
+
+    mim(
+        *('download', 'mmlit', '--config', RETINANET, '--dest', 'here'),
+        site=other, cwd=tmp_path,
+    )  # fmt: skip
+    here = tmp_path / 'here'
+    sent = tmp_path / 'releases' / 'retina_lit_ti.pth'
+    assert (here / 'retina_lit_ti.pth').read_bytes() == sent.read_bytes()
+    # The config is whole: nothing of mmlit or mmdet is needed to read it.
+    config = here / f'{RETINANET}.py'
+    assert '_base_ =' not in config.read_text()
+    installed = Config.fromfile(wheels.CHECKOUT / f'configs/detection/{RETINANET}.py')
+    assert Config.fromfile(config).model == installed.model
+
+
+def options_for(data):
+    """What lets a COCO config run a few steps on three small images."""
+    options = [
+        'model.backbone.init_cfg=None',
+        'model.bbox_head.num_classes=3',
+        # A detector of three steps is sure of nothing.
+        'model.test_cfg.score_thr=0.0',
+        'model.test_cfg.max_per_img=5',
+        'train_cfg.max_epochs=1',
+        'default_hooks.checkpoint.save_optimizer=False',
+        'default_hooks.logger.interval=1',
+        'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+    ]
+    for split in ('train', 'val', 'test'):
+        loader = f'{split}_dataloader'
+        options += [
+            f'{loader}.num_workers=0',
+            f'{loader}.persistent_workers=False',
+            f'{loader}.dataset.data_root={data}/',
+            f'{loader}.dataset.ann_file=all.json',
+            f'{loader}.dataset.data_prefix.img=images/',
+            f'{loader}.dataset.metainfo.classes=({",".join(CLASSES)})',
+        ]
+        if split != 'train':
+            options.append(f'{loader}.dataset.pipeline.1.scale=(64,64)')
+            options.append(f'{split}_evaluator.ann_file={data}/all.json')
+    return ['--cfg-options', *options]
+
+
+def test_train_and_test(site, tmp_path):
+    """An installed config by its name, then a user's own on top of it."""
+    write_coco(tmp_path / 'data')
+    options = options_for(tmp_path / 'data')
+    trained = mim(
+        *('train', 'mmlit', f'{RETINANET}.py', '--gpus', '0', '--work-dir', 'trained'),
+        *options, site=site, cwd=tmp_path,
+    )  # fmt: skip
+    assert str(site / 'mmlit/.mim/tools/train.py') in trained
+    assert 'Training finished successfully' in trained
+    assert 'coco/bbox_mAP' in trained
+
+    mine = tmp_path / 'mine.py'
+    mine.write_text(f"_base_ = 'mmlit::detection/{RETINANET}.py'\n")
+    checkpoint = tmp_path / 'trained' / 'epoch_1.pth'
+    tested = mim(
+        *('test', 'mmlit', mine, '--checkpoint', checkpoint, '--work-dir', 'tested'),
+        *options, site=site, cwd=tmp_path,
+    )  # fmt: skip
+    assert str(site / 'mmlit/.mim/tools/test.py') in tested
+    assert 'Testing finished successfully' in tested
+    (result,) = Path(tmp_path / 'tested').glob('*/*.json')
+    assert 0 <= json.loads(result.read_text())['coco/bbox_mAP'] <= 1

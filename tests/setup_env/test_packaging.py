@@ -1,0 +1,123 @@
+"""What the wheel holds, and what `.mim` says about the configs as a whole.
+
+What it says about each, `config_helpers.check_metafile` compares with the config.
+"""
+
+import re
+import zipfile
+from pathlib import Path
+
+import yaml
+
+from support import wheels
+
+CHECKOUT = wheels.CHECKOUT
+MIM = CHECKOUT / 'mmlit' / '.mim'
+# Parents, and what the benchmark puts beside LIT.
+UNTRAINED = 'not to be trained'
+
+
+def models():
+    """The entries of all metafiles, found as mim finds them."""
+    index = yaml.safe_load((MIM / 'model-index.yml').read_text())
+    found = []
+    for name in index['Import']:
+        metafile = yaml.safe_load((MIM / name).read_text())
+        collections = {entry['Name'] for entry in metafile['Collections']}
+        for model in metafile['Models']:
+            assert model['In Collection'] in collections
+            found.append(model)
+    return found
+
+
+def names_in(wheel):
+    return {
+        name for name in zipfile.ZipFile(wheel).namelist() if '.dist-info' not in name
+    }
+
+
+def files_of(folder, *patterns):
+    return {
+        path.relative_to(CHECKOUT).as_posix()
+        for pattern in patterns
+        for path in (CHECKOUT / folder).glob(pattern)
+    }
+
+
+def test_the_wheel_is_the_package_and_what_mim_wants(tmp_path):
+    wheel = wheels.build(CHECKOUT, tmp_path / 'wheel', 'bdist_wheel')
+    wanted = {'model-index.yml'}
+    wanted |= files_of('configs', 'README.md', '*/*.py', '*/metafile.yml')
+    wanted |= files_of('tools', 'README.md', '*.py', '*.sh', '*.html')
+    assert {'tools/train.py', 'tools/dist_train.sh'} <= wanted
+    expected = {f'mmlit/.mim/{name}' for name in wanted}
+    expected |= files_of('mmlit', '*.py') | files_of('mmlit_doctor', '*.py')
+    assert names_in(wheel) == expected
+    for info in zipfile.ZipFile(wheel).infolist():
+        if info.filename.endswith('.sh'):
+            assert info.external_attr >> 16 & 0o111, f'{info.filename} does not run'
+
+    # The same by way of an sdist, whose tree has no links.
+    sdist = wheels.build(CHECKOUT, tmp_path / 'sdist', 'sdist')
+    tree = wheels.unpack(sdist, tmp_path / 'tree')
+    # Its Makefile can do what it says: the documentation and the tests.
+    shipped = files_of('docs', '*.md', '*.py', 'images/*.png')
+    shipped |= files_of('tests', '*.py', 'data/*.npz')
+    assert {'docs/images/offsets.png', 'tests/data/golden.npz'} <= shipped
+    assert [name for name in sorted(shipped) if not (tree / name).is_file()] == []
+    again = wheels.build(tree, tmp_path / 'again', 'bdist_wheel')
+    assert names_in(again) == expected
+
+
+def test_an_editable_installation_has_the_same_files_by_links():
+    for name in ('configs', 'tools', 'model-index.yml'):
+        assert (MIM / name).is_symlink()
+        assert not Path((MIM / name).readlink()).is_absolute()
+        assert (MIM / name).resolve() == CHECKOUT / name
+
+
+def test_every_config_is_in_a_metafile_and_the_other_way_round():
+    configs = {
+        path
+        for path in (CHECKOUT / 'configs').glob('*/*.py')
+        if UNTRAINED not in path.read_text().lower()
+    }
+    named = [CHECKOUT / model['Config'] for model in models()]
+    assert len(named) == len(set(named)) and set(named) == configs
+    assert [model['Name'] for model in models()] == [path.stem for path in named]
+
+
+def test_readme_says_what_each_module_holds():
+    readme = (CHECKOUT / 'README.md').read_text()
+    modules = {path.name for path in (CHECKOUT / 'mmlit').glob('*.py')}
+    listed = re.findall(r'\[`mmlit/(\w+\.py)`\]\(mmlit/\1\)', readme)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == modules - {'__init__.py', 'version.py'}
+
+
+def test_results_are_the_authors_and_those_of_the_readme():
+    """And weights are there for these alone: the files of docs/weights.md."""
+    readme = (CHECKOUT / 'README.md').read_text()
+    weights = (CHECKOUT / 'docs' / 'weights.md').read_text()
+    with_results = 0
+    for model in models():
+        metrics = {
+            name: value
+            for result in model.get('Results', ())
+            for name, value in result['Metrics'].items()
+        }
+        row = re.search(rf'\({model["Config"]}\) \|([^\n]*)', readme)
+        cells = row.group(1).split('|') if row else []
+        assert list(map(str, metrics.values())) == [
+            cell.strip() for cell in cells if re.fullmatch(r' \d\d\.\d ', cell)
+        ], model['Name']
+        assert all(name.endswith(' (authors)') for name in metrics)
+        assert ('Weights' in model) == bool(metrics)
+        assert (model['Metadata']['Recipe'] == 'authors') == bool(metrics)
+        if metrics:
+            with_results += 1
+            release, _, file = model['Weights'].rpartition('/')
+            assert release == 'https://github.com/ziplab/LIT/releases/download/v2.0'
+            used_by = re.search(rf'`{file}` \|.*test of `([\w-]+)`', weights).group(1)
+            assert model['Name'].startswith(f'{used_by}_')
+    assert with_results == 6

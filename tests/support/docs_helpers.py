@@ -1,0 +1,180 @@
+"""Reading the commands of README.md and docs/*.md; a place to run them in.
+
+A comment right above a fence, unseen where the page is read, says what is special:
+
+- `<!-- not run: network -->`, `GPU` or `minutes` (more than one): why the tests do not
+  run it. They resolve it instead: configs, options, targets of make.
+- `<!-- config on: BASE -->`: settings to be added to a config that inherits BASE.
+- `<!-- output -->`: what the block before it prints.
+"""
+
+import ast
+import re
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from mmlit import LIT
+from mmlit.archs import ARCHS
+from support.custom_data_helpers import make_checkpoint
+from support.official_files import official_state, save_in_full
+
+ROOT = Path(__file__).resolve().parents[2]
+#: docs/custom_data.md has tests of its own: test_custom_data.py follows it.
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md'))
+    if path.name != 'custom_data.md'
+)
+CUSTOM_DATA = 'docs/custom_data.md'
+#: Those whose commands within text are resolved; tools/ and configs/ have pages, too.
+WITH_TEXT = [*DOCUMENTS, CUSTOM_DATA, 'tools/README.md', 'configs/README.md']
+TOOLS = {path.name for path in (ROOT / 'tools').glob('*.*') if path.suffix != '.md'}
+BLOCK = re.compile(
+    # After the language, a directive has its argument: ```{include} FILE.
+    r'^(?:<!-- (?P<remark>[^\n]+) -->\n)?```(?P<language>[\w{}-]*)(?: [^\n]*)?\n'
+    r'(?P<text>.*?)^```$',
+    re.M | re.S,
+)
+#: Words of the documents that stand for something of the reader's.
+PLACEHOLDERS = {
+    r'\bCFG\b|\bCONFIG\b': 'small.py',
+    r'\bCKPT\b|\bCHECKPOINT\b': 'small.pth',
+    r'\bIMAGE\b(\.\.\.)?': 'image.png',
+    r'\bOUT\.onnx\b': 'model.onnx',
+    r'\bDIR\b|\bOUT\b': 'out',
+    r'/path/to/': '',
+}
+#: CONFIG: the smallest LIT in the demo's detector, and its data.
+SMALL = """
+_base_ = 'configs/detection/mask-rcnn_lit-ti_fpn_shapes.py'
+shapes = dict(train=2, val=2, size=64)
+dims = [8, 16, 32, 64]
+model = dict(
+    backbone=dict(
+        arch=dict(
+            _delete_=True,
+            embed_dims=dims,
+            depths=(1, 1, 1, 1),
+            num_heads=(1, 2, 2, 4),
+            mlp_ratios=(2, 2, 2, 2),
+            pos_embed='relative',
+            norm_eps=1e-5,
+            drop_path_rate=0.0,
+        ),
+        img_size=64,
+    ),
+    neck=dict(in_channels=dims),
+    test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=5)),
+)
+train_cfg = dict(max_epochs=1)
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = dict(num_workers=0, persistent_workers=False)
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a document."""
+
+    document: str
+    line: int
+    language: str
+    remark: str
+    text: str
+
+    def __str__(self) -> str:
+        return f'{self.document}:{self.line}'
+
+    @property
+    def not_run(self) -> str:
+        """Why it is not run, or ''."""
+        return self.remark_of('not run')
+
+    @property
+    def is_config(self) -> bool:
+        """Whether it is a config, or a part of one: Python that only assigns."""
+        return self.language == 'python' and all(
+            isinstance(node, ast.Assign) for node in ast.parse(self.text).body
+        )
+
+    def remark_of(self, kind: str) -> str:
+        """What the comment above says after `kind: `."""
+        return self.remark.partition(f'{kind}: ')[2]
+
+
+def blocks(document: str) -> list:
+    """The fenced blocks of a document, in order."""
+    text = (ROOT / document).read_text(encoding='utf-8')
+    return [
+        Block(
+            document,
+            text.count('\n', 0, found.start('text')),
+            found['language'],
+            found['remark'] or '',
+            found['text'],
+        )
+        for found in BLOCK.finditer(text)
+    ]
+
+
+def all_blocks() -> list:
+    """Those of all documents."""
+    return [block for document in DOCUMENTS for block in blocks(document)]
+
+
+def fill_in(text: str) -> str:
+    """The text with what lies in the workplace for the reader's own."""
+    for word, ours in PLACEHOLDERS.items():
+        text = re.sub(word, ours, text)
+    return text
+
+
+def commands(text: str) -> list:
+    """The commands of a bash block, each as a list of words."""
+    lines = text.replace('\\\n', ' ').replace(' && ', '\n').splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def inline_commands(document: str) -> list:
+    """The command lines that stand within text, as lists of words."""
+    text = (ROOT / document).read_text(encoding='utf-8')
+    outside = BLOCK.sub('', text)
+    found = [
+        ' '.join(span.split()) for span in re.findall(r'(?<!`)`([^`]+)`(?!`)', outside)
+    ]
+    variables = r'(?:[A-Z]\w*=\S* )*'
+    starts = re.compile(
+        rf'{variables}(?:(?:python|bash) )?(?:\S*/)?tools/\w+\.(?:py|sh)\b'
+        rf'|{variables}make [\w-]|python -[cm] |(?:pip|mim|jupyter) [a-z]'
+    )
+    found = [
+        # README.md and tools/README.md call a tool by its name alone, too.
+        f'tools/{span}' if span.partition(' ')[0] in TOOLS and ' ' in span else span
+        for span in found
+    ]
+    return [words for span in found if starts.match(span) for words in commands(span)]
+
+
+def make_workplace(folder: Path, document: str) -> Path:
+    """A copy of the checkout's configs and tools, and what the document speaks of."""
+    for part in ('configs', 'tools'):
+        skip = shutil.ignore_patterns('__pycache__')
+        shutil.copytree(ROOT / part, folder / part, ignore=skip)
+    (folder / 'small.py').write_text(SMALL)
+    pixels = np.random.default_rng(0).integers(0, 256, (240, 400, 3), dtype=np.uint8)
+    cv2.imwrite(str(folder / 'image.png'), pixels)
+    make_checkpoint(folder / 'small.pth', folder / 'small.py')
+    if document == 'docs/weights.md':
+        small = ARCHS['small']
+        for name, kind in (('lit_s', 'imagenet'), ('mask_rcnn_lit_s', 'detector')):
+            state = official_state(vars(small), kind, dense=False)
+            save_in_full(folder / f'{name}.pth', state, kind)
+        torch.save(LIT('small').state_dict(), folder / 'epoch_12.pth')
+    return folder

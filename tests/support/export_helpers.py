@@ -1,0 +1,77 @@
+"""Models to export, and what comes out of files, without the tool's own comparison."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from mmengine.config import Config
+
+from mmlit_tools.configs import import_scope
+from mmlit_tools.export.parts import build_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TOOL = ROOT / 'tools/export_onnx.py'
+RETINANET = ROOT / 'configs/detection/retinanet_lit-ti_fpn_1x_coco.py'
+SEMANTIC_FPN = (
+    ROOT / 'configs/segmentation/lit-s_fpn_fpnhead_8xb2-80k_ade20k-512x512.py'
+)
+MASK_RCNN = ROOT / 'configs/detection/mask-rcnn_lit-ti_fpn_1x_coco.py'
+#: LIT in small, with positions of either kind.
+MINI = """
+_base_ = {base!r}
+model = dict(
+    backbone=dict(
+        arch=dict(
+            _delete_=True,
+            embed_dims=(12, 20, 48, 80),
+            depths=(1, 1, 1, 1),
+            num_heads=(1, 2, 4, 8),
+            mlp_ratios=(4, 4, 4, 4),
+            norm_eps=1e-5,
+            drop_path_rate=0.0,
+            pos_embed={pos_embed!r},
+        ),
+        img_size=64,
+    ),
+    neck=dict(in_channels=[12, 20, 48, 80]),
+)
+"""
+
+
+def write_mini(path, base, pos_embed):
+    path.write_text(MINI.format(base=str(base), pos_embed=pos_embed))
+    return path
+
+
+def write_checkpoint(path, config_file, classes=()):
+    """A checkpoint of a config whose offsets and norms are not those of the start."""
+    config = Config.fromfile(config_file)
+    import_scope(config)
+    model = build_model(config)
+    generator = torch.Generator().manual_seed(1)
+    for name, value in model.state_dict().items():
+        if name.endswith('conv_offset.bias'):
+            value.normal_(std=1.5, generator=generator)
+        elif name.endswith(('conv_offset.weight', 'running_mean')):
+            value.normal_(std=0.1, generator=generator)
+    meta = dict(dataset_meta=dict(classes=classes))
+    torch.save(dict(meta=meta, state_dict=model.state_dict()), path)
+    return model
+
+
+def run_file(path, image):
+    """{name: output} of a file."""
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {'image': image.numpy()})))
+
+
+def worst_difference(found, wanted):
+    """Of all outputs, relative to the largest number of each."""
+    assert len(found) == len(wanted)
+    return max(
+        np.abs(one - other.numpy()).max() / np.abs(other.numpy()).max()
+        for one, other in zip(found, wanted, strict=True)
+    )

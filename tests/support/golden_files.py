@@ -1,0 +1,123 @@
+"""The authors' reference numbers, from the full set or from what is in the clone."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmlit import LIT, read_checkpoint
+from support.official_files import ABSOLUTE_MICRO, RELATIVE_MICRO
+
+REDUCED = Path(__file__).resolve().parents[1] / 'data' / 'golden.npz'
+ARCHS = {'relative': RELATIVE_MICRO, 'absolute': ABSOLUTE_MICRO}
+
+
+@dataclass
+class Some:
+    """Some values of a tensor, where they are in it, and its largest one."""
+
+    at: torch.Tensor
+    values: torch.Tensor
+    max: torch.Tensor
+
+
+@dataclass
+class Golden:
+    """What the authors' network computes from one of their files.
+
+    Args:
+        name: Name of the file.
+        checkpoint: The file's content, weights under official keys.
+        cases: (image, expected maps) in evaluation.
+        extra: Official weights that the file lacks.
+        train: Image, outputs, loss, gradients and buffers of a training step.
+        levels: How many levels are known.
+    """
+
+    name: str
+    checkpoint: dict
+    cases: list
+    extra: dict = field(default_factory=dict)
+    train: dict = None
+    levels: int = 4
+
+    def build(self, dtype=torch.float64, **kwargs):
+        """The network of the file, loaded as it is."""
+        norms = (0, 1, 2, 3) if 'segmentor' in self.name else None
+        net = LIT(
+            ARCHS[self.name.split('_')[0]],
+            img_size=512 if 'segmentor' in self.name else 800,
+            out_norm_indices=norms,
+            out_indices=range(self.levels),
+            **kwargs,
+        ).to(dtype)
+        net.load_state_dict(self.checkpoint)
+        if self.extra:
+            net.load_state_dict(self.extra, strict=False)
+        return net
+
+    def official_state(self):
+        """The backbone's weights, without prefix."""
+        state = self.checkpoint.get('state_dict') or self.checkpoint['model']
+        return {key.replace('backbone.', ''): value for key, value in state.items()}
+
+
+def full(root, name):
+    """A golden of the full set."""
+    expected = read_checkpoint(root / f'{name}_expected.pth')
+    cases = [(case['image'], case['outputs']) for case in expected['cases']]
+    extra = expected.get('extra_state', {})
+    checkpoint = read_checkpoint(root / f'{name}.pth')
+    return Golden(name, checkpoint, cases, extra, expected.get('train'))
+
+
+def reduced(name):
+    """A golden out of the file that `make_reduced_golden.py` wrote."""
+    with np.load(REDUCED) as file:
+        index = json.loads(str(file['index']))
+        floats = np.ascontiguousarray(file['floats'].T).view(np.float32).ravel()
+        arrays = dict(floats=floats, ints=file['ints'].astype(np.int64))
+    tree = {}
+    for path, entry in index.items():
+        if isinstance(entry, list):
+            kind, begin, shape = entry
+            numbers = arrays[kind][begin : begin + int(np.prod(shape))]
+            entry = torch.from_numpy(numbers.copy()).reshape(shape)
+        *parents, leaf = path.split('/')
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = entry
+    found = _with_samples(tree[name])
+    outputs = list(found['outputs'].values())
+    train = found.get('train')
+    if train:
+        train['outputs'] = list(train['outputs'].values())
+    return Golden(
+        name,
+        {'model': found['state']},
+        [(found['image'], outputs)],
+        found.get('extra', {}),
+        train,
+        len(outputs),
+    )
+
+
+def _with_samples(tree):
+    if not isinstance(tree, dict):
+        return tree
+    if tree.keys() == {'at', 'values', 'max'}:
+        return Some(**tree)
+    return {key: _with_samples(value) for key, value in tree.items()}
+
+
+def difference(tensor, expected):
+    """Largest difference over largest expected value."""
+    tensor = tensor.detach().double()
+    if isinstance(expected, Some):
+        difference = tensor.flatten()[expected.at] - expected.values
+        return (difference.abs().max() / expected.max).item()
+    assert tensor.shape == expected.shape
+    return ((tensor - expected).abs().max() / expected.abs().max()).item()

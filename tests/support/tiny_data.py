@@ -1,0 +1,134 @@
+"""Tiny data sets in COCO's and ADE20K's layouts, sound until a test spoils them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from PIL import Image
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+# The tools import each other by bare name.
+WIDTH, HEIGHT = 64, 48
+CLASSES = ('circle', 'triangle', 'ring')
+
+
+def write_image(path, width=WIDTH, height=HEIGHT, mode='RGB', **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (width, height), 1).save(path, **options)
+
+
+# --- COCO -------------------------------------------------------------------------
+
+
+def coco_content():
+    """Three images, six annotations, two of each class; a polygon each."""
+    images = [
+        dict(id=i, file_name=f'{i}.jpg', width=WIDTH, height=HEIGHT) for i in (1, 2, 3)
+    ]
+    annotations = [
+        dict(
+            id=10 * image['id'] + n,
+            image_id=image['id'],
+            category_id=(image['id'] + n) % 3 + 7,
+            bbox=[4 + n, 5, 20, 10],
+            area=200,
+            iscrowd=0,
+            segmentation=[[4, 5, 24, 5, 24, 15]],
+        )
+        for image in images
+        for n in (0, 1)
+    ]
+    categories = [dict(id=7 + i, name=name) for i, name in enumerate(CLASSES)]
+    return dict(images=images, annotations=annotations, categories=categories)
+
+
+def write_coco(root, content=None):
+    """Images and json under `root`; `content` as it is where it is text."""
+    for i in (1, 2, 3):
+        write_image(root / 'images' / f'{i}.jpg')
+    content = coco_content() if content is None else content
+    text = content if isinstance(content, str) else json.dumps(content)
+    (root / 'all.json').write_text(text)
+
+
+def coco_config(root, masks=True, **dataset):
+    """A config for train.py but for its model; `dataset` changes the data set's."""
+    data = dict(
+        type='CocoDataset',
+        data_root=str(root),
+        ann_file='all.json',
+        data_prefix=dict(img='images/'),
+        metainfo=dict(classes=CLASSES),
+        filter_cfg=dict(filter_empty_gt=True, min_size=32),
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=masks),
+        ],
+    )
+    data.update(dataset)
+    return Config(
+        dict(default_scope='mmdet', train_dataloader=dict(batch_size=1, dataset=data))
+    )
+
+
+# --- ADE20K -----------------------------------------------------------------------
+
+
+def write_masks(root, ids=(0, 1, 2, 3)):
+    """Images a, b and their masks, which hold the ids in columns."""
+    for name in 'ab':
+        write_image(root / 'images' / f'{name}.jpg')
+        write_mask(root / 'masks' / f'{name}.png', ids)
+
+
+def write_mask(path, ids, width=WIDTH, height=HEIGHT):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row = np.resize(np.asarray(ids, dtype=np.uint8), width)
+    Image.fromarray(np.tile(row, (height, 1))).save(path)
+
+
+def masks_config(root, **dataset):
+    """The same for segmentation; ids 1..3 are the classes."""
+    data = dict(
+        type='BaseSegDataset',
+        data_root=str(root),
+        data_prefix=dict(img_path='images', seg_map_path='masks'),
+        metainfo=dict(classes=CLASSES),
+        reduce_zero_label=True,
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+    )
+    data.update(dataset)
+    return Config(
+        dict(default_scope='mmseg', train_dataloader=dict(batch_size=1, dataset=data))
+    )
+
+
+# --- what is found ----------------------------------------------------------------
+
+
+def check(config):
+    """The findings in the training data of a config."""
+    from mmlit_tools.configs import import_scope
+    from mmlit_tools.data.check import check_data
+
+    import_scope(config)
+    (findings,) = check_data(config)
+    return findings
+
+
+def found(config):
+    """{(level, text): examples} of the findings."""
+    return {
+        ('error' if kind.is_error else 'warning', kind.text): kind.examples
+        for kind in check(config).kinds
+    }
+
+
+def only(config, level, *words):
+    """The examples of the one kind of finding that there is; its text has words."""
+    ((kind, examples),) = found(config).items()
+    assert kind[0] == level, kind
+    for word in words:
+        assert word in kind[1], kind
+    return examples

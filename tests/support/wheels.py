@@ -1,0 +1,35 @@
+"""Building the distributions of mmlit as its users do, without leaving anything."""
+
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def build(source, out, kind):
+    """A wheel ('bdist_wheel') or an 'sdist' of the tree `source`, built into `out`."""
+    out.mkdir()
+    command = [sys.executable, 'setup.py', '-q', 'egg_info', '--egg-base', str(out)]
+    if kind == 'bdist_wheel':
+        command += ['build', '--build-base', str(out / 'build')]
+    command += [kind, '--dist-dir', str(out)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = [*out.glob('mmlit-*.whl'), *out.glob('mmlit-*.tar.gz')]
+    return built
+
+
+def unpack(sdist, out):
+    """The source tree in an sdist."""
+    with tarfile.open(sdist) as members:
+        members.extractall(out, filter='data')
+    (tree,) = out.iterdir()
+    return tree
+
+
+def install(wheel, site):
+    """Install a wheel into the folder `site`, to be put on a PYTHONPATH."""
+    command = [sys.executable, '-m', 'pip', 'install', '-q', '--no-index', '--no-deps']
+    subprocess.run([*command, '--target', str(site), str(wheel)], check=True)

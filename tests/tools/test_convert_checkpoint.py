@@ -1,0 +1,202 @@
+"""tools/convert_checkpoint.py: what it writes, what it says, and never half a file."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmlit import LIT, read_checkpoint
+from mmlit.archs import ARCHS
+from support.official_files import (
+    ABSOLUTE_MICRO,
+    RELATIVE_MICRO,
+    official_file,
+    official_state,
+)
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+ARCH = {'relative': RELATIVE_MICRO, 'absolute': ABSOLUTE_MICRO}
+CASES = [
+    ('relative', 'imagenet'),
+    ('relative', 'detector'),
+    ('relative', 'segmentor'),
+    ('absolute', 'imagenet'),
+    ('absolute', 'detector'),
+]
+
+
+@pytest.fixture
+def convert(monkeypatch, tmp_path, capsys):
+    """Runs the tool in an empty folder; returns its output, or what it stops with."""
+    monkeypatch.chdir(tmp_path)
+    from mmlit_tools.convert import command as convert_checkpoint
+
+    def run(*arguments):
+        arguments = ['convert_checkpoint.py', *map(str, arguments)]
+        monkeypatch.setattr(sys, 'argv', arguments)
+        try:
+            convert_checkpoint.main()
+        except SystemExit as stopped:
+            return f'{stopped.code}\n{capsys.readouterr().err}'
+        return capsys.readouterr().out
+
+    return run
+
+
+def save_official(family, kind, name='official.pth', **changes):
+    saved = official_file(official_state(ARCH[family], kind), kind, family)
+    saved.update(changes)
+    torch.save(saved, name)
+    return saved
+
+
+def weights(name):
+    found = read_checkpoint(name)
+    return found['model'] if 'model' in found else found['state_dict']
+
+
+def maps(family, name, img_size, norms):
+    """What a backbone computes from a file, by the loader of LIT."""
+    net = LIT(ARCH[family], img_size=img_size, out_norm_indices=norms)
+    prefix, state = 'backbone.', weights(name)
+    if any(key.startswith(prefix) for key in state):
+        state = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    net.load_state_dict(state, strict=False)
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return net.eval()(image)
+
+
+@pytest.mark.parametrize(('family', 'kind'), CASES)
+def test_there_and_back(convert, family, kind):
+    official = save_official(family, kind)
+    assert '; written to ours.pth' in convert('official.pth', 'ours.pth')
+    ours = torch.load('ours.pth', weights_only=True)  # Plain weights: no care needed.
+    assert set(ours) == {'meta', 'state_dict'}
+    size = {'imagenet': 224, 'detector': 800, 'segmentor': 512}[kind]
+    digest = hashlib.sha256(Path('official.pth').read_bytes()).hexdigest()
+    assert ours['meta']['source'] == 'official.pth'
+    assert ours['meta']['sha256'] == digest
+    assert ours['meta']['img_size'] == ((size, size) if family == 'relative' else None)
+    others = {k for k in ours['state_dict'] if k.startswith(('neck', 'bbox', 'decode'))}
+    assert len(others) == {'imagenet': 0, 'detector': 2, 'segmentor': 1}[kind]
+
+    assert 'written to back.pth' in convert('--to-official', 'ours.pth', 'back.pth')
+    back = torch.load('back.pth', weights_only=True)
+    container = 'model' if kind == 'imagenet' else 'state_dict'
+    assert set(back) == {'meta', container}
+    lost = [key for key in official[container] if key not in back[container]]
+    dropped = ('head.', 'norm.', 'cls_token')
+    assert all(
+        key.startswith(dropped) or key.endswith('relative_position_index')
+        for key in lost
+    )
+    assert bool(lost) == (kind == 'imagenet')
+    for key, value in back[container].items():
+        if key.endswith('dconv.bias'):
+            assert not value.any(), key
+        elif key.endswith('running_mean'):
+            bias = official[container][
+                key.replace('norm_layer.running_mean', 'dconv.bias')
+            ]
+            assert torch.equal(value, official[container][key] - bias), key
+        elif key.endswith('pos_embed4'):
+            assert torch.equal(value[:, 1:], official[container][key][:, 1:])
+            assert not value[:, 0].any()
+        else:
+            assert torch.equal(value, official[container][key]), key
+
+    convert('back.pth', 'again.pth')
+    again = torch.load('again.pth', weights_only=True)['state_dict']
+    assert list(again) == list(ours['state_dict'])
+    for key, value in ours['state_dict'].items():
+        assert torch.equal(value, again[key]), key
+    norms = {'imagenet': (), 'detector': (1, 2, 3), 'segmentor': (0, 1, 2, 3)}[kind]
+    norms = norms if family == 'relative' else ()
+    first = maps(family, 'official.pth', size, norms)
+    for name in ('ours.pth', 'back.pth'):
+        for level, other in zip(first, maps(family, name, size, norms)):
+            assert torch.equal(level, other), name
+
+
+@pytest.mark.parametrize(('family', 'kind'), CASES)
+def test_the_authors_files(convert, golden_root, family, kind):
+    source = golden_root / f'{family}_micro_{kind}.pth'
+    convert(source, 'ours.pth')
+    convert('--to-official', 'ours.pth', 'back.pth')
+    convert('back.pth', 'again.pth')
+    ours, again = weights('ours.pth'), weights('again.pth')
+    assert list(ours) == list(again)
+    assert all(torch.equal(ours[key], again[key]) for key in ours)
+    size = {'imagenet': 224, 'detector': 800, 'segmentor': 512}[kind]
+    for level, other in zip(
+        maps(family, source, size, ()), maps(family, 'back.pth', size, ())
+    ):
+        assert torch.equal(level, other)
+
+
+def test_a_full_size_classifier_is_recognised_and_checked(convert):
+    arch = {name: getattr(ARCHS['tiny'], name) for name in RELATIVE_MICRO}
+    state = official_state(arch, 'imagenet', dense=False)
+    torch.save({'model': state}, 'lit_ti.pth')
+    assert convert('lit_ti.pth', 'ours.pth').startswith('LIT tiny: ')
+    assert read_checkpoint('ours.pth')['meta']['arch'] == 'tiny'
+    for lost, message in (
+        ('block3.2.attn.qkv.bias', 'missing keys: stages.2.blocks.2.attn.qkv.bias'),
+        ('block4.2.', 'look like those of LIT tiny with parts missing'),
+    ):
+        part = {k: v for k, v in state.items() if not k.startswith(lost)}
+        torch.save({'model': part}, 'part.pth')
+        said = convert('part.pth', 'never.pth')
+        assert 'part.pth cannot be converted: ' in said and message in said
+        assert not Path('never.pth').exists()
+
+
+def test_tables_are_resized_like_a_network_does(convert):
+    save_official('relative', 'imagenet')
+    said = convert('official.pth', 'ours.pth', '--img-size', 512)
+    assert 'reference size 512 x 512' in said
+    net = LIT(RELATIVE_MICRO, img_size=512)
+    net.load_state_dict(weights('official.pth'), strict=False)
+    own, found = net.state_dict(), weights('ours.pth')
+    assert all(torch.equal(own[key], found[key]) for key in found)
+    # Not square is fine here, but nothing that the authors' code could hold.
+    convert('ours.pth', 'wide.pth', '--img-size', 320, 512)
+    assert read_checkpoint('wide.pth')['meta']['img_size'] == (320, 512)
+    said = convert('--to-official', 'wide.pth', 'never.pth')
+    assert "images of 320 x 512 px, the authors' for square ones; --img-size" in said
+    assert 'written' in convert('--to-official', 'wide.pth', 'x.pth', '--img-size', 224)
+    table = 'layers.2.blocks.0.attn.relative_position_bias_table'
+    assert weights('x.pth')[table].shape == (27 * 27, 4)
+
+
+def test_class_names_go_with_a_detector(convert):
+    save_official('relative', 'detector')
+    convert('official.pth', 'ours.pth')
+    meta = read_checkpoint('ours.pth')['meta']
+    assert meta['dataset_meta'] == {'classes': ('person', 'bicycle')}
+    convert('--to-official', 'ours.pth', 'back.pth')
+    assert read_checkpoint('back.pth')['meta']['CLASSES'] == ('person', 'bicycle')
+
+
+def test_a_dry_run_shows_every_key_and_writes_nothing(convert, tmp_path):
+    official = save_official('absolute', 'imagenet')['model']
+    said = convert('official.pth', '--dry-run')
+    for key in official:
+        assert f' {key} ' in said, key
+    assert 'stages.3.position.absolute_pos_embed' in said
+    for note in (
+        'as an image; class-token slot left out',
+        'bias folded into the running mean',
+        'dropped: head',
+        'dropped: cls_token',
+    ):
+        assert note in said
+    assert said.endswith('nothing is written\n')
+    assert [path.name for path in tmp_path.iterdir()] == ['official.pth']
+    save_official('relative', 'detector')
+    assert 'neck.*' in convert('official.pth', '--dry-run')
+    convert('official.pth', 'ours.pth')
+    assert 'added: zeros' in convert('--to-official', 'ours.pth', '--dry-run')

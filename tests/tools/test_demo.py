@@ -1,0 +1,338 @@
+"""The main job: its bookkeeping, and which tools it calls when."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+from mmengine.config import Config
+
+from mmlit_tools.demo import command as demo
+from mmlit_tools.demo import records
+from mmlit_tools.shapes.command import ensure_shapes
+from support.demo_helpers import write_label_maps, write_results
+
+BOX_AP, MASK_AP = demo.DETECTION.keys.values()
+
+
+def write_scalars(folder, lines):
+    path = folder / 'vis_data' / 'scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text('\n'.join(lines))
+
+
+def loss_line(step, epoch, loss):
+    return json.dumps({'loss': loss, 'epoch': epoch, 'iter': step, 'step': step})
+
+
+def ap_line(epoch, box, mask):
+    return json.dumps({BOX_AP: box, MASK_AP: mask, 'step': epoch})
+
+
+def test_history_joins_a_stopped_and_a_resumed_run(tmp_path):
+    write_scalars(
+        tmp_path / '20200101_000000',
+        [
+            *(loss_line(i, 1, 9.0) for i in (10, 20)),
+            ap_line(1, 0.1, 0.2),
+            loss_line(35, 2, 99.0),
+            '{"loss": 1.0, "ep',
+        ],
+    )
+    write_scalars(
+        tmp_path / '20200101_010000',
+        [*(loss_line(i, 2, 5.0) for i in (35, 45)), '{"time": 1.0, "step": 2}'],
+    )
+    history = records.read_history(tmp_path, demo.DETECTION.figures)
+    # 45 iterations in under two epochs: an epoch has 23, as far as the log can tell.
+    assert history.loss == [(10 / 23, 9), (20 / 23, 9), (35 / 23, 5), (45 / 23, 5)]
+    assert history.figures == {
+        'box AP': [(1, 0.1), (2, 0.0)],
+        'mask AP': [(1, 0.2), (2, 0.0)],
+    }
+
+
+def test_metrics_are_those_of_the_latest_test_run(tmp_path):
+    with pytest.raises(records.DemoError, match='holds no metrics'):
+        records.read_metrics(tmp_path)
+    for name, value in (('20200101_000000', 0.1), ('20200101_000001', 0.3)):
+        (tmp_path / name).mkdir()
+        metrics = {BOX_AP: value}
+        (tmp_path / name / f'{name}.json').write_text(json.dumps(metrics))
+        (tmp_path / name / 'zzz.json').write_text('{}')
+    assert records.read_metrics(tmp_path) == {BOX_AP: 0.3}
+
+
+def leave_checkpoint(work_dir, epoch, config='same'):
+    records.note_config(work_dir, config)
+    path = work_dir / f'epoch_{epoch}.pth'
+    path.touch()
+    (work_dir / 'last_checkpoint').write_text(f'/where/it/was/once/{path.name}')
+    return path
+
+
+def test_plan_starts_resumes_and_ends(tmp_path):
+    assert records.plan_training(tmp_path / 'none', 'same', 3) == ('start', None)
+    path = leave_checkpoint(tmp_path, 2)
+    assert records.plan_training(tmp_path, 'same', 3) == ('resume', path)
+    assert records.plan_training(tmp_path, 'same', 2) == ('finished', path)
+    assert records.plan_training(tmp_path, 'same', 1) == ('changed', None)
+    assert records.plan_training(tmp_path, 'other', 3) == ('changed', None)
+    # A later file that is not noted was cut short; a noted one may have been removed.
+    (tmp_path / 'epoch_3.pth').touch()
+    assert records.plan_training(tmp_path, 'same', 3) == ('resume', path)
+    path.unlink()
+    assert records.plan_training(tmp_path, 'same', 3) == ('start', None)
+    (tmp_path / 'iter_2.pth').touch()
+    (tmp_path / 'last_checkpoint').write_text('iter_2.pth')
+    assert records.plan_training(tmp_path, 'same', 2) == ('start', None)
+
+
+def test_fingerprint_follows_the_config_not_the_place():
+    def of(root, lr, epochs=2):
+        config = Config({'data_root': f'{root}/data', 'lr': lr})
+        return records.fingerprint(config, epochs, Path(root))
+
+    assert of('/a', 1) == of('/b/c', 1)
+    assert len({of('/a', 1), of('/a', 2), of('/a', 1, epochs=3)}) == 3
+
+
+def test_only_the_demo_s_own_folder_is_emptied(tmp_path):
+    (tmp_path / 'thesis.txt').touch()
+    with pytest.raises(records.DemoError, match='the demo did not write'):
+        records.remove_run(tmp_path)
+    records.note_config(tmp_path, 'any')
+    records.remove_run(tmp_path)
+    assert not tmp_path.exists()
+    records.remove_run(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    out = tmp_path_factory.mktemp('data') / 'shapes'
+    return ensure_shapes(out, train=1, val=5, seed=2, progress=False)
+
+
+@pytest.mark.parametrize(
+    ('gpu', 'built_for', 'words', 'environment'),
+    [
+        (False, '12.6', 'the CPU, with', {}),
+        (True, 'not available', 'built without CUDA', {'CUDA_VISIBLE_DEVICES': ''}),
+        (True, '12.6', 'the GPU Fast One', {}),
+    ],
+)
+def test_device_is_a_gpu_only_with_ops_for_it(
+    monkeypatch, gpu, built_for, words, environment
+):
+    ops = pytest.importorskip('mmcv.ops')
+    monkeypatch.setattr(ops, 'get_compiling_cuda_version', lambda: built_for)
+    monkeypatch.setattr(demo.torch.cuda, 'is_available', lambda: gpu)
+    monkeypatch.setattr(demo.torch.cuda, 'get_device_name', lambda _: 'Fast One')
+    sentence, given = demo.choose_device()
+    assert words in sentence
+    assert given == environment
+
+
+@pytest.fixture
+def calls(shapes, tmp_path, monkeypatch):
+    """Stands in for the two tools: leaves the files that they leave, learns nothing."""
+    made = []
+
+    def run(command, environment):
+        command = [str(part) for part in command]
+        made.append(command)
+        work_dir = Path(command[command.index('--work-dir') + 1])
+        if command[0] == 'tools/train.py':
+            epochs = 4
+            for option in command:
+                if option.startswith('train_cfg.max_epochs='):
+                    epochs = int(option.rpartition('=')[2])
+            path = work_dir / f'epoch_{epochs}.pth'
+            path.touch()
+            (work_dir / 'last_checkpoint').write_text(str(path))
+        else:
+            assert Path(command[2]).is_file()
+            out = Path(command[command.index('--out') + 1])
+            write = write_results if out.suffix == '.pkl' else write_label_maps
+            write(shapes, out)
+            metrics = {BOX_AP: 0.5, MASK_AP: 0.45, 'coco/ring_precision': 0.4}
+            metrics['mIoU'] = 65.0
+            (work_dir / 'now').mkdir(parents=True)
+            (work_dir / 'now' / 'now.json').write_text(json.dumps(metrics))
+
+    monkeypatch.setattr(demo, '_run_tool', run)
+    monkeypatch.setattr(demo, 'choose_device', lambda: ('a device', {}))
+    monkeypatch.setattr(demo.signal, 'signal', lambda *_: None)
+    return made
+
+
+@pytest.fixture
+def arguments(shapes, tmp_path):
+    config = tmp_path / 'config.py'
+    parameters = {'out': str(shapes), 'train': 1, 'val': 5, 'size': 160, 'seed': 2}
+    config.write_text(
+        f'shapes = {parameters}\ntrain_cfg = dict(max_epochs=4, val_interval=2)\n'
+        "default_scope = 'mmdet'\n"
+    )
+    return [str(config), '--out', str(tmp_path / 'work')]
+
+
+def test_demo_trains_once_evaluates_and_draws(calls, arguments, tmp_path, capsys):
+    demo.main(arguments)
+    work = tmp_path / 'work'
+    assert [command[0] for command in calls] == ['tools/train.py', 'tools/test.py']
+    assert '--check-data' in calls[0]
+    assert '--resume' not in calls[0]
+    assert '--cfg-options' not in calls[0]
+    assert calls[1][2] == str(work / 'epoch_4.pth')
+    said = capsys.readouterr().out
+    assert demo.DETECTION.duration != demo.SEGMENTATION.duration
+    for expected in (
+        f'Training: 4 epochs ({demo.DETECTION.duration})',
+        'a device',
+        'predictions.png',
+        'curves.png',
+        'box AP 0.500',
+        'AP of ring: 0.400',
+    ):
+        assert expected in said
+    for name in ('predictions.png', 'curves.png'):
+        assert cv2.imread(str(work / name)).std() > 10
+
+    (work / 'predictions.png').unlink()
+    demo.main(arguments)
+    assert [command[0] for command in calls[2:]] == ['tools/test.py']
+    assert (work / 'predictions.png').exists()
+
+
+def test_demo_of_segmentation(calls, arguments, tmp_path, capsys):
+    config = Path(arguments[0])
+    config.write_text(config.read_text().replace('mmdet', 'mmseg'))
+    demo.main(arguments)
+    work = tmp_path / 'work'
+    assert [command[0] for command in calls] == ['tools/train.py', 'tools/test.py']
+    assert '--check-data' in calls[0]
+    assert calls[1][-2:] == ['--out', str(work / 'label_maps')]
+    said = capsys.readouterr().out
+    assert 'mIoU 0.650: the goal of 0.60 is reached' in said
+    assert f'Training: 4 epochs ({demo.SEGMENTATION.duration})' in said
+    for name in ('predictions.png', 'curves.png'):
+        assert cv2.imread(str(work / name)).std() > 10
+    with pytest.raises(SystemExit, match='mIoU 0.650: below the goal of 0.66'):
+        demo.main([*arguments, '--goal', '0.66'])
+
+
+@pytest.mark.parametrize(('old', 'new'), [('mmdet', 'mmpose'), ('shapes =', 'sets =')])
+def test_another_kind_of_config_is_refused(calls, arguments, old, new):
+    config = Path(arguments[0])
+    config.write_text(config.read_text().replace(old, new))
+    with pytest.raises(SystemExit, match='config.py is no config for the demo'):
+        demo.main(arguments)
+    assert not calls
+
+
+@pytest.mark.usefixtures('undrawn')
+def test_fresh_trains_again(calls, arguments, tmp_path):
+    for _ in range(2):
+        demo.main(arguments)
+    (tmp_path / 'work' / 'mark').touch()
+    demo.main([*arguments, '--fresh'])
+    assert not (tmp_path / 'work' / 'mark').exists()
+    assert [command[0] for command in calls[3:]] == ['tools/train.py', 'tools/test.py']
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves out the pictures, which take most of the time."""
+    monkeypatch.setattr(demo, 'draw_comparisons', lambda *_: None)
+    monkeypatch.setattr(demo, 'draw_history', lambda *_: None)
+
+
+@pytest.mark.usefixtures('undrawn')
+def test_demo_resumes_where_it_stopped(calls, arguments, tmp_path):
+    work = tmp_path / 'work'
+    wanted = records.fingerprint(Config.fromfile(arguments[0]), 4, demo.ROOT)
+    checkpoint = leave_checkpoint(work, 2, wanted)
+    demo.main(arguments)
+    assert calls[0][calls[0].index('--resume') + 1] == str(checkpoint)
+
+    shutil.rmtree(work)
+    leave_checkpoint(work, 2, 'another config')
+    demo.main(arguments)
+    assert '--resume' not in calls[2]
+    assert not (work / 'epoch_2.pth').exists()
+
+
+@pytest.mark.usefixtures('undrawn')
+def test_demo_takes_another_number_of_epochs(calls, arguments):
+    demo.main([*arguments, '--epochs', '1'])
+    assert calls[0][-2:] == ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+    assert calls[1][2].endswith('epoch_1.pth')
+
+
+@pytest.mark.usefixtures('undrawn')
+def test_demo_fails_below_the_goal(calls, arguments):
+    with pytest.raises(SystemExit, match='mask AP 0.450: below the goal of 0.48'):
+        demo.main([*arguments, '--goal', '0.48'])
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='telling two demos apart needs POSIX')
+def test_a_second_demo_in_the_same_folder_is_refused(calls, arguments, tmp_path):
+    with records.one_demo_in(tmp_path / 'work'), pytest.raises(
+        SystemExit, match='another demo is running in'
+    ):
+        demo.main(arguments)
+    assert not calls
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='telling two demos apart needs POSIX')
+def test_a_training_that_outlives_its_demo_keeps_the_folder(tmp_path, monkeypatch):
+    children = []
+
+    def start(command, **options):
+        sleep = 'import time; time.sleep(60)'
+        del options['env']
+        children.append(subprocess.Popen([sys.executable, '-c', sleep], **options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo.subprocess, 'run', start)
+    with pytest.raises(KeyboardInterrupt), records.one_demo_in(tmp_path / 'work'):
+        demo._run_tool(['tools/train.py'], {})
+    try:
+        with pytest.raises(records.DemoError, match='another demo is running'):
+            records.one_demo_in(tmp_path / 'work').__enter__()
+    finally:
+        children[0].kill()
+        children[0].wait(timeout=60)
+    with records.one_demo_in(tmp_path / 'work'):
+        pass
+
+
+def test_a_failing_tool_ends_the_demo_with_its_name(arguments, monkeypatch):
+    monkeypatch.setattr(demo, 'choose_device', lambda: ('a device', {}))
+    monkeypatch.setattr(demo.signal, 'signal', lambda *_: None)
+    monkeypatch.setattr(demo.sys, 'executable', shutil.which('false'))
+    with pytest.raises(SystemExit, match='tools/train.py ended with status 1'):
+        demo.main(arguments)
+
+
+def test_data_of_other_parameters_end_the_demo(calls, arguments):
+    config = Path(arguments[0])
+    config.write_text(config.read_text().replace("'seed': 2", "'seed': 3"))
+    with pytest.raises(SystemExit, match='seed=2, but wanted is seed=3'):
+        demo.main(arguments)
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [(['--epochs', '0'], 'at least 1, got 0'), (['--goal', '40'], 'to 1, got 40')],
+)
+def test_wrong_options_are_named(options, words, capsys):
+    with pytest.raises(SystemExit):
+        demo.main(options)
+    assert words in capsys.readouterr().err

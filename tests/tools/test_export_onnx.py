@@ -1,0 +1,330 @@
+"""Exporting to ONNX: the real command, the real onnxruntime, any size of image."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from mmlit.models import embedding, position
+from mmlit.ops import relative_bias as bias
+from mmlit.ops.deform_merge import deformable_merge
+from mmlit_tools.export import command as export_onnx
+from mmlit_tools.export import dtm as export_dtm
+from support.export_helpers import (
+    MASK_RCNN,
+    RETINANET,
+    ROOT,
+    SEMANTIC_FPN,
+    TOOL,
+    run_file,
+    worst_difference,
+    write_checkpoint,
+    write_mini,
+)
+
+SIZES = ('--size', 64, 96, '--size', 75, 130, '--size', 32, 45)
+FAST = ('--repeat', 1)
+TOLERANCE = 1e-4
+LEVELS = [f'level{i}' for i in range(4)]
+PYRAMIDS = [f'pyramid{i}' for i in range(5)]
+HEADS = [f'{kind}{i}' for kind in ('cls_score', 'bbox_pred') for i in range(5)]
+
+
+def execute(*arguments, cwd):
+    command = [sys.executable, str(TOOL), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)
+
+
+def export(*arguments):
+    """The tool without a process of its own."""
+    export_onnx.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('export')
+
+
+@pytest.fixture(scope='module')
+def retinanet(folder):
+    """RetinaNet with LIT-Ti by DeformConv: (file, model, what the tool said)."""
+    model = write_checkpoint(folder / 'det.pth', RETINANET, classes=('cat', 'dog'))
+    out = folder / 'det.onnx'
+    done = execute(RETINANET, 'det.pth', out, *SIZES, *FAST, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, model, done.stdout
+
+
+@pytest.fixture(scope='module')
+def semantic_fpn(folder):
+    """Semantic FPN with a small LIT by GridSample, in the oldest operators."""
+    config = write_mini(folder / 'seg.py', SEMANTIC_FPN, 'relative')
+    model = write_checkpoint(folder / 'seg.pth', config)
+    out = folder / 'seg.onnx'
+    export(config, folder / 'seg.pth', out, '--dtm', 'grid-sample', *SIZES, *FAST)
+    return out, model
+
+
+def in_row(outputs):
+    return [level for levels in outputs for level in levels]
+
+
+def largest_offset(model, image):
+    """Of the first token merging, in tokens."""
+    x = model.backbone.stages[0](image).permute(0, 3, 1, 2)
+    return model.backbone.stages[1].enter.dconv.conv_offset(x).abs().max()
+
+
+# --- files ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 101, 64), (3, 3, 128, 96)])
+def test_retinanet_at_any_size(retinanet, shape):
+    file, model, _ = retinanet
+    image = torch.randn(shape)
+    with torch.no_grad():
+        wanted = in_row(model(image, mode='tensor'))
+        # Offsets that move samples by tokens: without them DTM were a convolution.
+        assert largest_offset(model, image) > 1
+    found = run_file(file, image)
+    assert list(found) == HEADS
+    assert worst_difference(found.values(), wanted) <= TOLERANCE
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 101, 64), (3, 3, 128, 96)])
+def test_semantic_fpn_at_any_size(semantic_fpn, shape):
+    file, model = semantic_fpn
+    image = torch.randn(shape)
+    with torch.no_grad():
+        wanted = model(image, mode='tensor')
+    found = run_file(file, image)
+    assert list(found) == ['logits']
+    assert worst_difference(found.values(), [wanted]) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ('name', 'opset', 'operator', 'other'),
+    [
+        ('retinanet', 19, 'DeformConv', 'GridSample'),
+        ('semantic_fpn', 16, 'GridSample', 'DeformConv'),
+    ],
+)
+def test_what_a_file_holds(name, opset, operator, other, request, folder):
+    file = request.getfixturevalue(name)[0]
+    model = onnx.load(file)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(o.domain, o.version) for o in model.opset_import] == [('', opset)]
+    kinds = [node.op_type for node in model.graph.node]
+    assert {node.domain for node in model.graph.node} == {''} and not model.functions
+    assert kinds.count(operator) == 3 and other not in kinds
+    (image,) = model.graph.input
+    sides = image.type.tensor_type.shape.dim
+    assert [side.dim_param for side in sides] == ['batch', '', 'height', 'width']
+    # Nothing of the machine that made it, and one file alone.
+    assert str(ROOT).encode() not in file.read_bytes()
+    assert not list(folder.glob(f'{file.name}?*')) + list(folder.glob('.*.part'))
+
+
+def test_the_table_has_every_size_and_batch(retinanet):
+    _, _, said = retinanet
+    assert 'retinanet_lit-ti_fpn_1x_coco.py, model, DeformConv, opset 19' in said
+    rows = re.findall(r'(\d+x\d+) +│ +(\d) │ +(\d\.\de-\d\d) \(\w+\)', said)
+    sizes = ('64x96', '75x130', '32x45')
+    assert [row[:2] for row in rows] == [(s, n) for s in sizes for n in '13']
+    assert all(0 < float(row[2]) <= TOLERANCE for row in rows)
+
+
+def test_check_passes_the_file_and_finds_a_changed_weight(retinanet, folder):
+    file, _, _ = retinanet
+    how = ('--check', '--size', 64, 96, '--batch', 1, *FAST)
+    done = execute(RETINANET, 'det.pth', file, *how, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'gives the numbers of PyTorch' in done.stdout
+    model = onnx.load(file)
+    merge = next(n for n in model.graph.node if n.op_type == 'DeformConv')
+    weight = next(w for w in model.graph.initializer if w.name == merge.input[1])
+    values = numpy_helper.to_array(weight).copy()
+    values[0, 0, 0, 0] += 1
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, folder / 'changed.onnx')
+    done = execute(RETINANET, 'det.pth', 'changed.onnx', *how, cwd=folder)
+    assert done.returncode == 1
+    assert 'changed.onnx differs from PyTorch' in done.stderr
+
+
+# --- parts, and initial weights ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('base', 'part', 'dtm', 'pos_embed', 'names'),
+    [
+        (RETINANET, 'backbone', 'deform-conv', 'relative', LEVELS),
+        (RETINANET, 'neck', 'deform-conv', 'absolute', PYRAMIDS),
+        (RETINANET, 'model', 'grid-sample', 'absolute', HEADS),
+        (SEMANTIC_FPN, 'model', 'deform-conv', 'relative', ['logits']),
+    ],
+    ids=['backbone', 'neck', 'retinanet-grid-sample', 'semantic-fpn-deform-conv'],
+)
+def test_parts_and_forms(base, part, dtm, pos_embed, names, tmp_path):
+    config = write_mini(tmp_path / 'mini.py', base, pos_embed)
+    model = write_checkpoint(tmp_path / 'mini.pth', config)
+    out = tmp_path / 'part.onnx'
+    how = ('--part', part, '--dtm', dtm, '--size', 64, 96, '--batch', 1)
+    export(config, tmp_path / 'mini.pth', out, *how, '--opset', 22, *FAST)
+    image = torch.randn(2, 3, 75, 130)
+    with torch.no_grad():
+        wanted = levels = model.backbone(image)
+        if part == 'neck':
+            wanted = model.neck(levels)
+        if part == 'model':
+            wanted = model(image, mode='tensor')
+            wanted = in_row(wanted) if base == RETINANET else [wanted]
+        assert largest_offset(model, image) > 1
+    found = run_file(out, image)
+    assert list(found) == names
+    assert worst_difference(found.values(), wanted) <= TOLERANCE
+    assert onnx.load(out).opset_import[0].version == 22
+
+
+def test_initial_weights_are_said_and_nothing_is_fetched(tmp_path, monkeypatch, capsys):
+    def refuse(*args, **kwargs):
+        raise AssertionError('the network is not to be used')
+
+    monkeypatch.setattr('socket.socket.connect', refuse)
+    config = write_mini(tmp_path / 'mini.py', SEMANTIC_FPN, 'absolute')
+    assert 'https://' in SEMANTIC_FPN.read_text()  # What is not to be fetched.
+    out = tmp_path / 'model.onnx'
+    export(config, out, '--size', 64, 64, '--batch', 1, *FAST)
+    assert 'initial weights, and nothing is downloaded' in capsys.readouterr().out
+    # The whole model, where no part is named.
+    assert list(run_file(out, torch.randn(1, 3, 64, 64))) == ['logits']
+
+
+# --- refusals -----------------------------------------------------------------------
+
+
+def refusal(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        export_onnx.main([str(argument) for argument in arguments])
+    capsys.readouterr()
+    assert isinstance(stopped.value.code, str)
+    return stopped.value.code
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (('--opset', 18), ('--opset 18', 'DeformConv', 'opset 19', 'grid-sample')),
+        (('--dtm', 'grid-sample', '--opset', 15), ('GridSample', 'opset 16')),
+        (('--size', 28, 64), ('--size', '29', '28')),
+        (('--repeat', 0), ('--repeat', 'at least 1')),
+        (('--check', '--part', 'neck'), ('leave out --part',)),
+        (('--check',), ('out.onnx', 'does not exist')),
+    ],
+)
+def test_options_that_cannot_be(options, words, capsys, tmp_path):
+    said = refusal(capsys, RETINANET, tmp_path / 'out.onnx', *options)
+    assert all(word in said for word in words), said
+
+
+def test_files_that_cannot_be(capsys, tmp_path):
+    out = tmp_path / 'out.onnx'
+    assert 'must end in .onnx' in refusal(capsys, RETINANET, tmp_path / 'out.pth')
+    assert 'nowhere' in refusal(capsys, RETINANET, tmp_path / 'nowhere' / 'out.onnx')
+    assert 'no.pth does not exist' in refusal(capsys, RETINANET, 'no.pth', out)
+    out.write_bytes(b'not ONNX')
+    assert '--force' in refusal(capsys, RETINANET, out)
+    assert 'no sound ONNX file' in refusal(capsys, RETINANET, out, '--check')
+    assert out.read_bytes() == b'not ONNX'
+
+
+def test_models_that_cannot_be(capsys, tmp_path):
+    out = tmp_path / 'out.onnx'
+    assert '--part neck' in refusal(capsys, MASK_RCNN, out)
+    config = tmp_path / 'plain.py'
+    config.write_text("model = dict(backbone=dict(type='LIT'))")
+    assert 'default_scope=None' in refusal(capsys, config, out)
+    mini = write_mini(tmp_path / 'mini.py', RETINANET, 'absolute')
+    other = write_mini(tmp_path / 'other.py', RETINANET, 'relative')
+    write_checkpoint(tmp_path / 'other.pth', other)
+    said = refusal(capsys, mini, tmp_path / 'other.pth', out)
+    assert 'other.pth does not fit' in said and 'position' in said
+    assert not out.exists()
+
+
+def test_an_old_onnxruntime_is_named(monkeypatch):
+    monkeypatch.setattr(export_onnx.metadata, 'version', lambda name: '1.24.4')
+    with pytest.raises(SystemExit, match='1.24.4 has no DeformConv: take 1.25'):
+        export_onnx.check_runtime('deform-conv')
+    export_onnx.check_runtime('grid-sample')
+
+
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, 'onnx', None)
+    monkeypatch.delitem(sys.modules, 'export_graph')
+    with pytest.raises(SystemExit, match=r'onnx is not installed: pip install "mmlit'):
+        importlib.reload(export_onnx)
+    monkeypatch.undo()
+    importlib.reload(export_onnx)
+
+
+# --- what takes other ways in an export ---------------------------------------------
+
+
+def test_both_forms_sample_as_mmlit_does():
+    torch.manual_seed(0)
+    tokens, weight = torch.randn(2, 5, 9, 6), torch.randn(7, 5, 2, 2)
+    offsets = 3 * torch.randn(2, 8, 4, 3)  # far out of the map too
+    wanted = deformable_merge(tokens, offsets, weight)
+    found = export_dtm.grid_sample(tokens, offsets, weight)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_export_computes_what_mmlit_does(monkeypatch):
+    torch.manual_seed(0)
+    table = torch.randn(3, 9, 13)
+    patches = embedding.PatchEmbed(3, 8)
+    images = [torch.randn(1, 3, *size) for size in ((8, 12), (9, 14), (11, 15))]
+    cases = [
+        (bias, lambda: bias.dense_bias(table)),
+        (position, lambda: position.resize_bias_table(table, (5, 7))),
+        (position, lambda: position.resize_bias_table(table, (1, 4))),
+        *((embedding, lambda image=image: patches(image)) for image in images),
+    ]
+    for module, compute in cases:
+        wanted = compute()
+        with monkeypatch.context() as patch:
+            patch.setattr(module, 'is_exporting', lambda: True)
+            found = compute()
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+# --- docs ---------------------------------------------------------------------------
+
+
+def test_the_example_of_the_docs_runs(retinanet, monkeypatch, tmp_path, capsys):
+    file, model, _ = retinanet
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / 'image.png'), pixels)
+    (tmp_path / 'model.onnx').write_bytes(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / 'docs/deployment.md').read_text()
+    (example,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    names = {}
+    exec(example, names)
+    inputs = [torch.from_numpy(pixels).permute(2, 0, 1)]
+    batch = model.data_preprocessor(dict(inputs=inputs, data_samples=None))['inputs']
+    np.testing.assert_allclose(names['image'], batch.numpy(), rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        wanted = in_row(model(batch, mode='tensor'))
+    assert worst_difference(names['outputs'].values(), wanted) <= TOLERANCE
+    assert json.loads(names['notes']['classes']) == ['cat', 'dog']
+    assert 'cls_score0' in capsys.readouterr().out

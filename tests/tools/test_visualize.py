@@ -1,0 +1,242 @@
+"""The command line of visualize.py, and what its pictures show."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmlit.visualization.probe import read
+from support.looking_helpers import ARCH, ROOT, open_image, small_lit, write_noise
+from support.running_tools import finish, start
+
+from mmlit_tools.visualize import command as visualize  # isort: skip  # These are tools.
+from mmlit_tools.visualize import model as models  # isort: skip
+from mmlit_tools.visualize import pictures  # isort: skip
+
+CONFIGS = ROOT / 'configs'
+
+
+def write_config(folder, base='detection/mask-rcnn_lit-ti_fpn_shapes.py'):
+    """A config with the small LIT, whose images become 128 x 77."""
+    path = folder / 'config.py'
+    path.write_text(
+        f'_base_ = {str(CONFIGS / base)!r}\n'
+        'model = dict(backbone=dict(arch=dict(_delete_=True, **%r),\n'
+        "    init_cfg=dict(_delete_=True, type='Pretrained',\n"
+        "        checkpoint='http://no.invalid/a.pth')))\n" % ARCH
+    )
+    return path
+
+
+# --- the real command -------------------------------------------------------------
+
+
+def test_the_command_draws_and_writes_a_page(tmp_path):
+    """Two kinds at a time, each in its own process, from another folder."""
+    config = write_config(tmp_path)
+    images = [
+        write_noise(tmp_path / f'{name}.png', seed=i) for i, name in enumerate('ab')
+    ]
+    weights = {f'backbone.{k}': v for k, v in small_lit().state_dict().items()}
+    torch.save(dict(state_dict=weights), tmp_path / 'weights.pth')
+    tool = ROOT / 'tools' / 'visualize.py'
+    common = ('--config', config, '--out-dir')
+    first = start(tool, 'offsets', *images, *common, 'one', cwd=tmp_path)
+    trained = ('--checkpoint', 'weights.pth', '--max-side', '160', '--stage', '2')
+    second = start(tool, 'attention', images[0], *common, 'two', *trained, cwd=tmp_path)
+    output = finish(first)
+    assert 'Weights: initial, seed 0 (no --checkpoint)' in output
+    assert '6 PNGs are in one' in output
+    names = {f'{i}_offsets_stage{s}.png' for i in 'ab' for s in (1, 2, 3)}
+    assert {path.name for path in (tmp_path / 'one').iterdir()} == names | {
+        'index.html'
+    }
+    output = finish(second)
+    assert 'Weights: weights.pth' in output
+    names = {'index.html', *(f'a_attention_stage2_block{b}.png' for b in (0, 1))}
+    assert {path.name for path in (tmp_path / 'two').iterdir()} == names
+    for name in names - {'index.html'}:
+        assert cv2.imread(str(tmp_path / 'two' / name)).std() > 10
+    page = (tmp_path / 'two' / 'index.html').read_text('utf-8')
+    assert 'Weights: weights.pth.' in page and '"scale":[1.6,1.6]' in page
+
+
+def test_segmentation_is_drawn(tmp_path, monkeypatch, capsys):
+    """mmseg's preprocessor normalises, and pads to its `size` in training alone."""
+    pytest.importorskip('mmseg', reason='the config is for mmseg')
+    config = write_config(tmp_path, 'segmentation/lit-ti_fpn_fpnhead_shapes.py')
+    image = write_noise(tmp_path / 'a.png')
+    weights = str(tmp_path / 'weights.pth')
+    torch.save(small_lit().state_dict(), weights)
+    args = Namespace(config=config, checkpoint=weights, max_side=None)
+    subject = models.open_subject(Config.fromfile(config), args)
+    assert type(subject.preprocessor).__name__ == 'SegDataPreProcessor'
+    single, _ = subject.read(image)
+    assert single.scale == (1.28, pytest.approx(77 / 60))
+    resized = cv2.resize(cv2.imread(str(image)), (128, 77))[..., ::-1].copy()
+    pixels = torch.from_numpy(resized).permute(2, 0, 1)
+    settings = subject.preprocessor
+    wanted = (pixels - settings.mean) / settings.std
+    torch.testing.assert_close(single.inputs, wanted[None])
+    given = f'--config {config} --checkpoint {weights} --out-dir out --stage 2'
+    words = ['visualize.py', 'offsets', str(image), *given.split()]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', words)
+    visualize.main()
+    assert '1 PNGs are in out' in capsys.readouterr().out
+    assert cv2.imread(str(tmp_path / 'out/a_offsets_stage2.png')).std() > 10
+    page = (tmp_path / 'out' / 'index.html').read_text('utf-8')
+    assert '"scale":[1.28,1.28' in page
+
+
+# --- what the pictures show -------------------------------------------------------
+
+
+@pytest.fixture
+def seen(tmp_path):
+    image = open_image(write_noise(tmp_path / 'a.png'))
+    return image, read(small_lit(), image.inputs)
+
+
+def options(**changed):
+    nothing = dict.fromkeys(('stage', 'block', 'head', 'query', 'cells'))
+    return Namespace(**{**nothing, **changed})
+
+
+def test_attention_is_drawn_where_it_goes(seen):
+    image, reading = seen
+    figures = pictures._attention(options(query=(60, 20)), image, reading)
+    assert list(figures) == [
+        f'attention_stage{s}_block{b}' for s, b in ((2, 0), (2, 1), (3, 0))
+    ]
+    # Input pixel (121, 41) is in token (2, 7) of stride 16.
+    expected = reading.attended[1].weights([(2, 7)])[:, 0].numpy()
+    axes = figures['attention_stage2_block1'].axes
+    assert len(axes) == 1 + 2 + 1  # mean, heads, colour bar
+    for axis, weights in zip(axes, [expected.mean(0), *expected]):
+        picture, heat = axis.images
+        np.testing.assert_allclose(heat.get_array(), weights / weights.max(), rtol=1e-5)
+        assert picture.get_extent() == [0, 100, 60, 0]
+        assert heat.get_extent() == [0, 112, 64, 0]  # 14 x 8 squares of 8 pixels
+        assert axis.get_xlim() == (0, 100) and axis.get_ylim() == (60, 0)
+    # The middle by default; chosen heads alone, after the mean.
+    chosen = options(stage=[3], head=[2])
+    (figure,) = pictures._attention(chosen, image, reading).values()
+    assert [a.get_title()[:6] for a in figure.axes[:2]] == ['mean o', 'head 2']
+    assert 'x=50, y=30' in figure.get_suptitle()
+
+
+def test_level_maps(seen):
+    image, reading = seen
+    (figure,) = pictures._features(options(stage=[1]), image, reading).values()
+    left, right = figure.axes[:2]
+    level = reading.levels[1][:, :15, :25]  # Of 16 x 28: the rest is padding.
+    distances = (level - level.mean(dim=(1, 2), keepdim=True)).norm(dim=0)
+    np.testing.assert_allclose(left.images[0].get_array(), distances, rtol=1e-4)
+    assert right.images[0].get_array().shape == (15, 25, 3)
+    assert left.images[0].get_extent() == [0, 100, 60, 0]
+
+
+def test_principal_components_of_a_known_map():
+    ramp = torch.linspace(0, 1, 12).view(3, 4)
+    wave = torch.tensor([1.0, -1, -1, 1]).repeat(3, 1)  # uncorrelated with the ramp
+    level = torch.stack([3 * ramp, 0.1 * wave, 4 * ramp, torch.zeros(3, 4)])
+    colours, shares = pictures.principal_components(level)
+    spread = 25 * ramp.var().item(), 0.01 * wave.var().item()
+    total = sum(spread)
+    np.testing.assert_allclose(
+        shares, [spread[0] / total, spread[1] / total, 0], atol=1e-6
+    )
+    assert np.corrcoef(colours[..., 0].ravel(), ramp.numpy().ravel())[0, 1] > 0.99
+    assert np.corrcoef(colours[..., 1].ravel(), wave.numpy().ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(
+    ('draw', 'wrong', 'message'),
+    [
+        ('_offsets', dict(stage=[2], cells=[(8, 0)]), 'stage 2 has 8 rows and 14'),
+        ('_attention', dict(query=(100, 5)), '--query 100,5 lies outside of 100 x 60'),
+        (
+            '_attention',
+            dict(stage=[2], block=[1, 2]),
+            '--block 1,2: the network has blocks 0, 1',
+        ),
+        ('_attention', dict(head=[2]), '--head 2: the network has heads 0, 1'),
+    ],
+)
+def test_what_is_not_there_is_named(seen, draw, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(pictures, draw)(options(**wrong), *seen)
+
+
+# --- the command line -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ('offsets a.png --cells 1,2', '--cells needs one --stage'),
+        ('offsets a.png --head 1', '--head has no meaning for offsets'),
+        ('features a.png --query 1,2', '--query has no meaning for features'),
+        ('attention a.png --stage 1', 'attention has the stages 2, 3'),
+        ('attention a.png --query 1', 'a pair such as 12,34'),
+        ('attention a.png --block one', 'whole numbers from 0'),
+        ('features a.png --max-side 8', '--max-side must be at least 32'),
+        ('features a.png --page-mb 0', '--page-mb must be above 0'),
+        ('features no.png', 'image no.png does not exist'),
+        ('features a.png b/a.png', 'pictures of the same name'),
+        ('features a.png --checkpoint no.pth', 'checkpoint no.pth does not exist'),
+        ('features a.png --out-dir a.png', '--out-dir a.png is no folder'),
+        ('features a.png --out-dir a.png/x', '--out-dir a.png/x: '),
+    ],
+)
+def test_mistakes_are_told_at_once(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    for path in ('a.png', 'b/a.png'):
+        write_noise(Path(path))
+    Path('c.py').touch()
+    words = ['visualize.py', *arguments.split(), '--config', 'c.py']
+    if '--out-dir' not in words:
+        words += ['--out-dir', 'out']
+    monkeypatch.setattr(sys, 'argv', words)
+    monkeypatch.setattr(models, 'open_subject', lambda *_: pytest.fail('too late'))
+    with pytest.raises(SystemExit) as stopped:
+        visualize.main()
+    assert message in f'{stopped.value.code} {capsys.readouterr().err}'
+
+
+# --- weights ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('form', ['model', 'lit', 'bare'])
+def test_weights_of_a_model_or_of_lit_alone(tmp_path, form):
+    theirs = small_lit(seed=1)
+    state = theirs.state_dict()
+    if form == 'model':
+        # The rest of a model has keys too.
+        state = {f'backbone.{key}': value for key, value in state.items()}
+        state['neck.weight'] = torch.zeros(1)
+    path = tmp_path / 'weights.pth'
+    torch.save(state if form == 'bare' else dict(state_dict=state), path)
+    model = torch.nn.ModuleDict(dict(backbone=small_lit(seed=2)))
+    models.load_weights(model, model['backbone'], str(path))
+    loaded = model['backbone'].state_dict()
+    assert all(torch.equal(v, loaded[k]) for k, v in theirs.state_dict().items())
+
+
+def test_weights_that_are_not_all_there(tmp_path):
+    path = tmp_path / 'weights.pth'
+    lit = small_lit()
+    for content, message in (
+        (dict(head=torch.zeros(1)), 'weights.pth'),
+        (dict(meta='none'), 'holds no weights'),
+        ({'stages.1.enter.norm.weight': torch.zeros(16)}, 'lacks .* keys, such as'),
+    ):
+        torch.save(content, path)
+        with pytest.raises(SystemExit, match=message):
+            models.load_weights(lit, lit, str(path))

@@ -1,0 +1,364 @@
+"""The hook that shows offsets during training: what it writes, and what it leaves."""
+
+import json
+import sys
+import types
+from copy import deepcopy
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, TRANSFORMS, VISBACKENDS
+from mmengine.runner import Runner
+from mmengine.visualization.vis_backend import BaseVisBackend
+
+from mmlit import LIT, OffsetVisualizationHook
+from mmlit.visualization.image import load_image
+from mmlit.visualization.offsets import offset_statistics
+from mmlit.visualization.probe import read
+from support.looking_helpers import (
+    ARCH,
+    PIPELINE,
+    ROOT,
+    open_image,
+    preprocessor,
+    small_lit,
+    write_noise,
+)
+from support.running_tools import run
+
+SHAPES = ROOT / 'configs' / 'detection' / 'mask-rcnn_lit-ti_fpn_shapes.py'
+STAGES = (1, 2, 3)
+
+
+# --- a small training -------------------------------------------------------------
+
+
+@DATASETS.register_module()
+class NoiseDataset(BaseDataset):
+    """Four pictures of noise."""
+
+    def load_data_list(self):
+        root = Path(self.data_root)
+        return [
+            dict(img_path=str(write_noise(root / f'{i}.png', seed=i))) for i in range(4)
+        ]
+
+
+@TRANSFORMS.register_module()
+class PackNoise:
+    """Draws random numbers too, as augmentation does."""
+
+    def __call__(self, results):
+        image = torch.from_numpy(results['img'].transpose(2, 0, 1).copy())
+        return dict(inputs=image, shift=np.random.rand())
+
+
+@VISBACKENDS.register_module()
+class RecordingBackend(BaseVisBackend):
+    """Keeps all that it is given."""
+
+    kept = []
+
+    def __init__(self, save_dir=None):
+        super().__init__(save_dir)
+
+    _init_env = experiment = add_config = lambda self, *_, **__: None
+
+    def add_image(self, name, image, step=0, **_):
+        self.kept.append((name, image, step))
+
+    def add_scalar(self, name, value, step=0, **_):
+        self.add_scalars({name: value}, step)
+
+    def add_scalars(self, scalars, step=0, file_path=None, **_):
+        self.kept += [(name, value, step) for name, value in scalars.items()]
+
+
+class NoiseModel(BaseModel):
+    def __init__(self, backbone):
+        super().__init__()
+        self.data_preprocessor = preprocessor()
+        self.backbone = backbone
+
+    def forward(self, inputs, shift, data_samples=None, mode='loss'):
+        levels = self.backbone(inputs + shift.view(-1, 1, 1, 1).float())
+        if mode == 'predict':
+            return list(levels)
+        return dict(loss=sum(level.square().mean() for level in levels))
+
+
+LOCAL = (dict(type='LocalVisBackend'), dict(type='RecordingBackend'))
+
+
+def runner(
+    folder, *hooks, backbone=None, validated=True, by_epoch=True, backends=LOCAL
+):
+    pipeline = [step for step in PIPELINE if step['type'] != 'LoadAnnotations']
+    data = dict(
+        batch_size=2,
+        dataset=dict(
+            type='NoiseDataset',
+            data_root=str(folder / 'data'),
+            pipeline=[*pipeline, dict(type='PackNoise')],
+        ),
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        collate_fn=dict(type='default_collate'),
+    )
+    validation = {}
+    if validated:
+        validation = dict(val_dataloader=data, val_cfg=dict(), val_evaluator=[])
+    length = dict(max_epochs=4, val_interval=9) if by_epoch else dict(max_iters=4)
+    return Runner(
+        model=NoiseModel(small_lit() if backbone is None else backbone),
+        work_dir=str(folder / 'work'),
+        train_dataloader=data,
+        train_cfg=dict(by_epoch=by_epoch, **length),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
+        custom_hooks=list(hooks),
+        default_hooks=dict(checkpoint=None),
+        # mmengine writes the folder into it.
+        visualizer=dict(type='Visualizer', vis_backends=deepcopy(list(backends))),
+        randomness=dict(seed=3),
+        log_level='ERROR',
+        experiment_name=f'{folder.parent.name}-{folder.name}',
+        **validation,
+    )
+
+
+def trained(folder, *hooks, **options):
+    RecordingBackend.kept.clear()
+    training = runner(folder, *hooks, **options)
+    training.train()
+    drawn = torch.rand(3), np.random.rand(3)
+    return training, drawn
+
+
+@pytest.fixture(scope='module')
+def pair(tmp_path_factory):
+    """The same training with the hook and without."""
+    folder = tmp_path_factory.mktemp('training')
+    plain = trained(folder / 'plain')
+    shown = trained(folder / 'shown', dict(type='OffsetVisualizationHook', interval=2))
+    return plain, shown, list(RecordingBackend.kept)
+
+
+def test_training_goes_on_as_if_the_hook_were_not_there(pair):
+    (plain, plain_draws), (shown, shown_draws), _ = pair
+    weights = plain.model.state_dict(), shown.model.state_dict()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert any('running_mean' in key for key in weights[0])
+    assert torch.equal(plain_draws[0], shown_draws[0])
+    assert (plain_draws[1] == shown_draws[1]).all()
+    plain, modules = (list(one.model.modules()) for one in (plain, shown))
+    assert [m.training for m in modules] == [m.training for m in plain]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+
+
+def test_every_second_epoch_goes_to_all_backends(pair):
+    _, (training, _), kept = pair
+    kept = [one for one in kept if one[0].startswith('offsets')]
+    images = {(name, step): v for name, v, step in kept if isinstance(v, np.ndarray)}
+    assert set(images) == {(f'offsets_stage_{k}', e) for k in STAGES for e in (2, 4)}
+    for first, last in (
+        (images[f'offsets_stage_{k}', e] for e in (2, 4)) for k in STAGES
+    ):
+        assert first.dtype == np.uint8 and first.shape == last.shape
+        assert (first != last).any()
+    folder = next((Path(training.work_dir)).glob('*/vis_data'))
+    for (name, step), image in images.items():
+        local = cv2.imread(str(folder / 'vis_image' / f'{name}_{step}.png'))
+        assert (local[..., ::-1] == image).all()
+    # The figures are those of the first validation image, in the network as it was.
+    figures = {name: value for name, value, step in kept if step == 4}
+    first = open_image(Path(training.work_dir).parent / 'data' / '0.png')
+    lit = training.model.backbone
+    for merging in read(lit, first.inputs, attention=False).mergings:
+        for key, value in offset_statistics(merging, first).items():
+            assert figures.pop(f'offsets/stage_{merging.stage}/{key}') == value
+            assert value > 0
+    assert all(isinstance(value, np.ndarray) for value in figures.values())
+    lines = (folder / 'scalars.json').read_text().splitlines()
+    steps = [json.loads(line)['step'] for line in lines if 'offsets' in line]
+    assert steps == [2, 4]
+
+
+def test_iterations_can_be_counted(tmp_path):
+    picture = write_noise(tmp_path / 'mine.png', seed=9)
+    hook = OffsetVisualizationHook(interval=3, by_epoch=False, image=str(picture))
+    training, _ = trained(tmp_path, hook, by_epoch=False)
+    steps = {
+        (name, step) for name, _, step in RecordingBackend.kept if 'offsets_' in name
+    }
+    assert steps == {(f'offsets_stage_{k}', 3) for k in STAGES}
+    assert (hook._single.picture == open_image(picture).picture).all()
+
+
+def test_tensorboard_gets_them(tmp_path):
+    accumulator = pytest.importorskip(
+        'tensorboard.backend.event_processing.event_accumulator',
+        reason='no tensorboard (`make setup` installs it)',
+    )
+    hook = dict(type='OffsetVisualizationHook', interval=2)
+    backends = [dict(type='TensorboardVisBackend'), *LOCAL]
+    trained(tmp_path, hook, backends=backends)
+    (folder,) = (tmp_path / 'work').glob('*/vis_data')
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    for stage in STAGES:
+        images = events.Images(f'offsets_stage_{stage}')
+        assert [image.step for image in images] == [2, 4]
+        shown = cv2.imdecode(np.frombuffer(images[1].encoded_image_string, 'u1'), 1)
+        file = folder / 'vis_image' / f'offsets_stage_{stage}_4.png'
+        assert (shown == cv2.imread(str(file))).all()
+    figures = {
+        (name, step): value
+        for name, value, step in RecordingBackend.kept
+        if name.startswith('offsets/')
+    }
+    assert len(figures) == 18
+    for (name, step), value in figures.items():
+        found = {one.step: one.value for one in events.Scalars(name)}
+        assert found[step] == pytest.approx(value)
+
+
+def test_wandb_gets_them(tmp_path, monkeypatch):
+    """mmengine's own backend, over a package that keeps what wandb would send."""
+    logged = []
+    wandb = types.ModuleType('wandb')
+    wandb.init = lambda **_: None
+    wandb.Image = lambda image: image
+    wandb.log = lambda values, commit: logged.append(values)
+    wandb.config, wandb.run = mock.Mock(), mock.Mock()
+    wandb.join = lambda: None
+    monkeypatch.setitem(sys.modules, 'wandb', wandb)
+    hook = dict(type='OffsetVisualizationHook', interval=2)
+    trained(tmp_path, hook, backends=[dict(type='WandbVisBackend'), *LOCAL])
+    for stage in STAGES:
+        images = [
+            v[f'offsets_stage_{stage}'] for v in logged if f'offsets_stage_{stage}' in v
+        ]
+        assert len(images) == 2 and images[0].shape[2] == 3
+    kept = [(n, v) for n, v, _ in RecordingBackend.kept if n.startswith('offsets/')]
+    sent = [
+        item for v in logged for item in v.items() if item[0].startswith('offsets/')
+    ]
+    assert sent == kept and len(kept) == 18
+
+
+# --- the real tool ----------------------------------------------------------------
+
+
+def test_a_detector_trained_by_the_real_tool(tmp_path):
+    data = tmp_path / 'data' / 'shapes'
+    hook = "[dict(type='OffsetVisualizationHook')]"
+    config = tmp_path / 'shown.py'
+    config.write_text(
+        f'_base_ = {str(SHAPES)!r}\ncustom_hooks = {hook}\n'
+        f'model = dict(backbone=dict(arch=dict(_delete_=True, **{ARCH})),\n'
+        '    neck=dict(in_channels=[8, 16, 32, 64]))\n'
+    )
+    options = [f'shapes.out={data}', 'shapes.train=2', 'shapes.val=1', 'shapes.size=64']
+    options += ['train_cfg.max_epochs=1', 'train_cfg.val_interval=5']
+    options += [
+        f'{split}_dataloader.dataset.data_root={data}/' for split in ('train', 'val')
+    ]
+    options += [f'val_evaluator.ann_file={data}/annotations/val.json']
+    train = ROOT / 'tools' / 'train.py'
+    run(train, config, '--work-dir', 'work', '--cfg-options', *options, cwd=tmp_path)
+    folder = next((tmp_path / 'work').glob('*/vis_data'))
+    pictures = {path.name for path in (folder / 'vis_image').iterdir()}
+    assert pictures == {f'offsets_stage_{k}_1.png' for k in STAGES}
+    lines = (folder / 'scalars.json').read_text().splitlines()
+    (figures,) = (json.loads(line) for line in lines if 'offsets/' in line)
+    assert figures.pop('step') == 1
+
+    lit = LIT(ARCH, out_norm_indices=(0, 1, 2, 3))
+    state = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=False)[
+        'state_dict'
+    ]
+    state = {k[9:]: v for k, v in state.items() if k.startswith('backbone.')}
+    lit.load_state_dict(state)
+    first = sorted((data / 'val').iterdir())[0]
+    image = _as_configured(Config.fromfile(config), first)
+    expected = {
+        f'offsets/stage_{merging.stage}/{key}': pytest.approx(value, rel=1e-4)
+        for merging in read(lit, image.inputs, attention=False).mergings
+        for key, value in offset_statistics(merging, image).items()
+    }
+    assert figures == expected
+    assert all(figures[f'offsets/stage_{k}/max_displacement'] > 0 for k in STAGES)
+
+
+def _as_configured(config, path):
+    from mmcv.transforms import LoadImageFromFile, Resize
+    from mmengine.model import ImgDataPreprocessor
+
+    wanted = config.model.data_preprocessor
+    names = ('mean', 'std', 'bgr_to_rgb', 'pad_size_divisor')
+    process = ImgDataPreprocessor(**{name: wanted[name] for name in names})
+    resize = Resize(scale=config.scale, keep_ratio=True)
+    return load_image(path, [LoadImageFromFile(), resize], process)
+
+
+# --- refusals ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'message'),
+    [
+        (dict(interval=0), ValueError, 'interval=0 must be at least 1'),
+        (dict(interval=1.5), TypeError, 'interval=1.5 must be an int'),
+        (dict(by_epoch='no'), TypeError, "by_epoch='no' must be True or False"),
+        (dict(image=3), TypeError, 'image=3 must be the path'),
+        (dict(image='no.png'), ValueError, "image='no.png' does not exist"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        OffsetVisualizationHook(**arguments)
+
+
+class NoStep(torch.nn.Module):
+    """In the place of a backbone: must not be reached."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs):
+        pytest.fail('an iteration was begun')
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(backbone=NoStep()), 'NoiseModel must hold one LIT'),
+        (dict(backbone=small_lit(out_indices=(0,))), 'has no token merging'),
+        (dict(by_epoch=False), 'give by_epoch=False'),
+        (dict(validated=False), 'no validation or test data set'),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_before_the_first_iteration(
+    tmp_path, options, message
+):
+    training = runner(tmp_path, OffsetVisualizationHook(), **options)
+    with pytest.raises(ValueError, match=message):
+        training.train()
+    assert training.iter == 0
+
+
+def test_a_sharded_network_is_refused_before_the_first_iteration(tmp_path):
+    class FullyShardedDataParallel(torch.nn.Sequential):
+        """As FSDP's are called, around the blocks."""
+
+    training = runner(tmp_path, OffsetVisualizationHook())
+    training.model.sharded = FullyShardedDataParallel()
+    with pytest.raises(ValueError, match='FSDP; draw the checkpoints'):
+        training.train()
+    assert training.iter == 0

@@ -1,0 +1,212 @@
+"""Weights on their way into a LIT: every layout, prefix and container."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.model import ExponentialMovingAverage
+
+from mmlit import LIT
+from mmlit.weights import load as loading
+from support.loading_helpers import (
+    FAMILIES,
+    NAME,
+    OUR_TABLE,
+    TABLE,
+    Detector,
+    changed,
+    official,
+    relative,
+    same,
+    snapshot,
+)
+from support.official_files import ABSOLUTE_MICRO, official_file
+
+# --- the layouts, under any prefix, in any container ------------------------------
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.', 'module.backbone.', 'a.b.'])
+@pytest.mark.parametrize('family', FAMILIES)
+def test_bare_backbone_takes_any_prefix(said, family, prefix):
+    direct, wrapped = (LIT(FAMILIES[family], img_size=224) for _ in range(2))
+    state = official(family, 'imagenet')
+    before = snapshot(direct)
+    result = direct.load_state_dict(state)
+    assert result.missing_keys == [] and result.unexpected_keys == []
+    kept = {key for key in before if 'out_norm' in key}
+    assert changed(direct, before) == before.keys() - kept
+    file = {prefix + key: value for key, value in state.items()}
+    if prefix:
+        file['neck.conv.weight'] = torch.zeros(1)
+    given = dict(file)
+    wrapped.load_state_dict(file)
+    same(wrapped.state_dict(), direct.state_dict())
+    assert file.keys() == given.keys() and all(file[k] is given[k] for k in file)
+    assert ('neck' in said[1]) == bool(prefix)
+
+
+@pytest.mark.parametrize('container', ['state_dict', 'model'])
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_whole_checkpoint_is_unwrapped(container, prefix):
+    state = {prefix + k: v for k, v in official('relative', 'imagenet').items()}
+    direct, wrapped = relative(), relative()
+    direct.load_state_dict(state)
+    wrapped.load_state_dict({container: state, 'epoch': 3, 'args': object()})
+    same(wrapped.state_dict(), direct.state_dict())
+
+
+def test_inside_a_detector(said):
+    detector = Detector(relative(img_size=800))
+    direct = relative(img_size=800)
+    direct.load_state_dict(official('relative', 'detector'))
+    file = official_file(official('relative', 'detector'), 'detector')['state_dict']
+    result = detector.load_state_dict(file, strict=False)
+    assert all(key.startswith('neck.') for key in result.missing_keys)
+    assert not any(key.startswith('backbone.') for key in result.unexpected_keys)
+    same(detector.backbone.state_dict(), direct.state_dict())
+    assert said == [f'{NAME}: 76 of 76 backbone parameters from a state dict'] * 2
+
+
+def test_own_detector_file_into_a_bare_backbone(said):
+    detector, bare = Detector(relative()), relative()
+    bare.load_state_dict(detector.state_dict())
+    same(bare.state_dict(), detector.backbone.state_dict())
+    assert said == [
+        f'{NAME}: 76 of 76 backbone parameters from a state dict; dropped: neck'
+    ]
+
+
+@pytest.mark.parametrize('arch', FAMILIES.values(), ids=FAMILIES)
+def test_own_weights_pass_through_quietly(said, arch):
+    source, target = LIT(arch), LIT(arch)
+    state = source.state_dict()
+    loading.prepare_state_dict(target, handed := dict(state), '', {'version': 1})
+    assert all(handed[key] is state[key] for key in state)
+    target.load_state_dict(state)
+    same(target.state_dict(), state)
+    ema = ExponentialMovingAverage(Detector(target))
+    resumed = ExponentialMovingAverage(Detector(LIT(arch)))
+    resumed.load_state_dict(ema.state_dict())
+    same(resumed.state_dict(), ema.state_dict())
+    copied = copy.deepcopy(target)
+    copied.load_state_dict({f'module.{k}': v for k, v in state.items()})
+    assert said == []
+
+
+def test_a_copy_fills_itself():
+    net = relative()
+    copied = copy.deepcopy(net)
+    before = snapshot(net)
+    copied.load_state_dict(official('relative', 'imagenet'))
+    assert changed(net, before) == set()
+    assert len(changed(copied, before)) == len(before) - 6
+
+
+def test_float64_gets_the_exact_running_mean():
+    net = relative().double()
+    state = official('relative', 'imagenet')
+    net.load_state_dict(state)
+    mean = state['layers.0.downsample.norm_layer.running_mean'].double()
+    bias = state['layers.0.downsample.dconv.bias'].double()
+    assert torch.equal(net.stages[1].enter.norm.running_mean, mean - bias)
+
+
+def test_missing_batch_counts_are_no_matter():
+    state = official('absolute', 'imagenet')
+    for file in (state, {k: v for k, v in LIT(ABSOLUTE_MICRO).state_dict().items()}):
+        less = {k: v for k, v in file.items() if 'num_batches_tracked' not in k}
+        assert len(less) == len(file) - 3
+        LIT(ABSOLUTE_MICRO).load_state_dict(less)
+
+
+# --- another reference size -------------------------------------------------------
+
+
+def test_tables_of_another_size_are_resized_once(said):
+    net = relative(img_size=(160, 352))
+    net.load_state_dict(official('relative', 'imagenet'))
+    ours = net.state_dict()[OUR_TABLE]
+    flat = official('relative', 'imagenet')[TABLE]
+    image = flat.t().reshape(1, 4, 27, 27).double()
+    resized = torch.nn.functional.interpolate(
+        image, size=(19, 43), mode='bicubic', align_corners=False
+    )[0].float()
+    assert torch.equal(ours, resized)
+    assert '; 3 position parameters resized' in said[0]
+    # The same for weights of our own.
+    second = relative(img_size=800)
+    second.load_state_dict(net.state_dict())
+    assert second.state_dict()[OUR_TABLE].shape == (4, 99, 99)
+    assert '; 3 position parameters resized' in said[1]
+
+
+def test_embeddings_of_another_size_are_resized(said):
+    state = official('absolute', 'imagenet')
+    for i, side in enumerate((96, 48, 24, 12)):
+        rows = side**2 + (i == 3)
+        dims = ABSOLUTE_MICRO['embed_dims'][i]
+        state[f'pos_embed{i + 1}'] = torch.rand(1, rows, dims)
+    net = LIT(ABSOLUTE_MICRO)
+    net.load_state_dict(state)
+    image = state['pos_embed4'][:, 1:].reshape(1, 12, 12, 64).permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(
+        image.double(), size=(7, 7), mode='bilinear', align_corners=False
+    ).float()
+    ours = net.stages[3].position.absolute_pos_embed
+    assert torch.equal(ours, resized.permute(0, 2, 3, 1))
+    assert '; 4 position parameters resized; dropped: class-token slot' in said[0]
+
+
+# --- parts ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_partial_official_dict(said, prefix):
+    net = relative(img_size=800)
+    before = snapshot(net)
+    part = {
+        f'{prefix}norm1.weight': torch.rand(48),
+        f'{prefix}norm3.bias': torch.rand(192),
+        f'{prefix}{TABLE}': official('relative', 'imagenet')[TABLE],
+        f'{prefix}head.weight': torch.rand(3),
+    }
+    result = net.load_state_dict(part, strict=False)
+    filled = {'stages.1.out_norm.weight', 'stages.3.out_norm.bias', OUR_TABLE}
+    assert changed(net, before) == filled
+    missing = {key for key in before if 'num_batches_tracked' not in key} - filled
+    assert set(result.missing_keys) == missing
+    assert torch.equal(net.stages[1].out_norm.weight, part[f'{prefix}norm1.weight'])
+    assert said[0].startswith(f'{NAME}: 3 of 76 backbone parameters')
+    assert said[0].endswith('; 1 position parameters resized; dropped: head')
+    with pytest.raises(RuntimeError, match='Missing key'):
+        net.load_state_dict(part)
+
+
+def test_partial_own_dict(said):
+    net = relative()
+    before = snapshot(net)
+    net.load_state_dict({'stages.3.blocks.0.mlp.fc2.bias': torch.rand(192)}, False)
+    assert changed(net, before) == {'stages.3.blocks.0.mlp.fc2.bias'}
+    assert said == [f'{NAME}: 1 of 76 backbone parameters from a state dict']
+
+
+def test_nothing_at_all_is_said(said):
+    Detector(relative()).load_state_dict({'neck.bias': torch.rand(2)}, strict=False)
+    assert said == [f'{NAME}: no backbone parameters in a state dict']
+
+
+@pytest.mark.parametrize('layout', ['official', 'own'])
+def test_what_this_network_does_not_have_is_dropped_and_said(said, layout):
+    net = relative(img_size=512, out_indices=(0, 2), out_norm_indices=(2,))
+    state = official('relative', 'segmentor')
+    if layout == 'own':
+        full = relative(img_size=512, out_norm_indices=(0, 1, 2, 3))
+        full.load_state_dict(state)
+        state = full.state_dict()
+        said.clear()
+    net.load_state_dict(state)
+    total = len(list(net.parameters()))
+    (line,) = said
+    assert f': {total} of {total} backbone parameters' in line
+    dropped = line.split('; dropped: ')[1].split(', ')
+    assert sorted(dropped) == ['output norm 0', 'output norm 1', 'stage 3']

@@ -1,0 +1,118 @@
+"""Checkpoint files of every arch, and the ways of mmengine to load them."""
+
+import dataclasses
+
+import pytest
+import torch
+from mmengine.runner import load_checkpoint
+
+from mmlit import LIT, read_checkpoint
+from mmlit.archs import ARCHS
+from support.loading_helpers import (
+    FAMILIES,
+    NAME,
+    Detector,
+    empty_lit,
+    official,
+    relative,
+    same,
+)
+from support.official_files import (
+    ABSOLUTE_MICRO,
+    IMG_SIZES,
+    official_file,
+    official_state,
+    save_in_full,
+)
+
+COUNTS = {'tiny': 173, 'small': 147, 'medium': 303, 'base': 303}
+
+
+@pytest.mark.parametrize('kind', IMG_SIZES)
+@pytest.mark.parametrize('name', ARCHS)
+def test_released_files_fill_everything(tmp_path, said, name, kind):
+    arch = dataclasses.asdict(ARCHS[name])
+    state = official_state(arch, kind, dense=False)
+    file = tmp_path / f'{name}_{kind}.pth'
+    save_in_full(file, state, kind, arch['pos_embed'])
+    relative = arch['pos_embed'] == 'relative'
+    norms = {'detector': (1, 2, 3), 'segmentor': (0, 1, 2, 3)}.get(kind, ())
+    norms = norms if relative else ()
+    net = empty_lit(
+        name, img_size=800 if kind == 'imagenet' else IMG_SIZES[kind],
+        out_norm_indices=norms,
+    )  # fmt: skip
+    result = net.load_state_dict(read_checkpoint(file))
+    file.unlink()  # pytest keeps folders, and this is up to 350 MB.
+    assert result.missing_keys == [] and result.unexpected_keys == []
+    for key, value in net.state_dict().items():
+        assert torch.isfinite(value).all() and (value.dim() or value == 7), key
+    total = COUNTS[name] + 2 * len(norms)
+    expected = f'LIT {name}: {total} of {total} backbone parameters from {file.name}'
+    assert said[-1].startswith(expected), said
+    assert 'initialisation' not in said[-1]
+    # Spot checks, by the rows that the stand-in is made of.
+    last = net.stages[2].blocks[-1].mlp.fc1.weight
+    theirs = 'layers.2.blocks' if relative else 'block3'
+    row = state[f'{theirs}.{arch["depths"][2] - 1}.mlp.fc1.weight']
+    assert torch.equal(last.data, row)
+    if relative:
+        table = state[f'{theirs}.0.attn.relative_position_bias_table'][0]
+        ours = net.stages[2].blocks[0].attn.position_bias.relative_position_bias_table
+        assert torch.allclose(ours[:, 0, 0], table) and ours.shape[0] == len(table)
+
+
+# --- through mmengine -------------------------------------------------------------
+
+
+def test_pretrained_init_keeps_output_norms_at_their_start(tmp_path, said):
+    file = tmp_path / 'lit_x.pth'
+    torch.save(official_file(official('relative', 'imagenet'), 'imagenet'), file)
+    net = relative(init_cfg=dict(type='Pretrained', checkpoint=str(file)))
+    Detector(net).init_weights()
+    direct = relative()
+    direct.load_state_dict(official('relative', 'imagenet'))
+    for key, value in net.state_dict().items():
+        if 'out_norm' in key:
+            assert (value == float(key.endswith('weight'))).all()
+        else:
+            assert torch.equal(value, direct.state_dict()[key]), key
+    assert said[0] == (
+        f'{NAME}: 70 of 70 backbone parameters from lit_x.pth; output norms 1, 2, 3 '
+        'stay at initialisation; dropped: relative_position_index, norm, head'
+    )
+
+
+def test_pretrained_init_by_prefix(tmp_path):
+    file = tmp_path / 'detector.pth'
+    torch.save(official_file(official('absolute', 'detector'), 'detector'), file)
+    init_cfg = dict(type='Pretrained', checkpoint=str(file), prefix='backbone')
+    net = LIT(ABSOLUTE_MICRO, init_cfg=init_cfg)
+    net.init_weights()
+    direct = LIT(ABSOLUTE_MICRO)
+    direct.load_state_dict(official('absolute', 'detector'))
+    same(net.state_dict(), direct.state_dict())
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_load_checkpoint_of_a_detector(tmp_path, capfd, said, family):
+    file = tmp_path / 'detector.pth'
+    torch.save(official_file(official(family, 'detector'), 'detector'), file)
+    detector = Detector(LIT(FAMILIES[family], img_size=800))
+    load_checkpoint(detector, str(file))
+    direct = LIT(FAMILIES[family], img_size=800)
+    direct.load_state_dict(official(family, 'detector'))
+    same(detector.backbone.state_dict(), direct.state_dict())
+    assert 'from detector.pth' in said[0]
+    # What mmengine reports is the stand-in's neck and head, and no backbone key.
+    assert 'backbone' not in capfd.readouterr().out
+
+
+def test_mmengine_does_not_hide_a_refusal(tmp_path):
+    state = official('relative', 'imagenet')
+    del state['patch_embed.norm.bias']
+    file = tmp_path / 'cut.pth'
+    torch.save(official_file(state, 'imagenet'), file)
+    net = relative(init_cfg=dict(type='Pretrained', checkpoint=str(file)))
+    with pytest.raises(ValueError, match='cannot load cut.pth.*patch_embed.norm.bias'):
+        net.init_weights()

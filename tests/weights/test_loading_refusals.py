@@ -1,0 +1,148 @@
+"""Weights that a LIT refuses, and what it says then."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mmlit import LIT
+from mmlit.archs import ARCHS
+from support.loading_helpers import (
+    NAME,
+    TABLE,
+    Detector,
+    changed,
+    empty_lit,
+    official,
+    relative,
+    snapshot,
+)
+from support.official_files import ABSOLUTE_MICRO, official_state
+
+
+def refused(net, state, *words, strict=False):
+    before = snapshot(net)
+    with pytest.raises(ValueError) as caught:
+        net.load_state_dict(state, strict=strict)
+    message = str(caught.value)
+    for word in words:
+        assert word in message, message
+    assert changed(net, before) == set()
+    return message
+
+
+@pytest.mark.parametrize(
+    'lost',
+    [
+        'patch_embed.proj.weight',
+        'layers.3.blocks.0.mlp.fc2.bias',
+        'layers.0.downsample.norm_layer.running_var',
+        TABLE,
+    ],
+)
+def test_truncated_official_file(lost):
+    state = official('relative', 'imagenet')
+    del state[lost]
+    refused(
+        relative(), state, f'{NAME} cannot load a state dict', f'missing keys: {lost}'
+    )
+
+
+def test_half_an_official_file():
+    state = official('relative', 'imagenet')
+    half = dict(list(state.items())[: len(state) // 2])
+    lost = [key for key in half if key.endswith('downsample.dconv.bias')][-1]
+    message = refused(relative(), half, 'missing keys: layers.2')
+    del half[lost]
+    words = f': {lost} (', 'looks like LIT with', '; missing keys: layers.2'
+    assert refused(relative(), half, *words) != message
+
+
+def test_truncated_file_of_our_own():
+    state = relative().state_dict()
+    del state['stages.2.enter.norm.running_var']
+    refused(relative(), state, 'missing keys: stages.2.enter.norm.running_var')
+    with pytest.raises(ValueError):
+        relative().load_state_dict(state)
+
+
+def test_output_norms_of_our_own_are_torchs_to_report():
+    state = relative().state_dict()
+    for key in [key for key in state if 'out_norm' in key]:
+        del state[key]
+    result = relative().load_state_dict(state, strict=False)
+    assert len(result.missing_keys) == 6
+    with pytest.raises(RuntimeError, match='Missing key'):
+        relative().load_state_dict(state)
+
+
+@pytest.mark.parametrize('key', ['norm7.weight', 'layers.0.blocks.0.gamma', 'extra'])
+def test_unknown_official_key(key):
+    state = {**official('relative', 'detector'), key: torch.zeros(1)}
+    refused(relative(img_size=800), state, 'unknown keys', f': {key}')
+
+
+@pytest.mark.parametrize('layout', ['official', 'own'])
+def test_wrong_shape_names_key_and_shapes(layout):
+    state, key = official('absolute', 'imagenet'), 'block3.1.attn.qkv.weight'
+    if layout == 'own':
+        state = LIT(ABSOLUTE_MICRO).state_dict()
+        key = 'stages.2.blocks.1.attn.qkv.weight'
+    state[key] = torch.zeros(60, 20)
+    for part in (state, {key: state[key]}):
+        refused(LIT(ABSOLUTE_MICRO), part, f'{key} is (60, 20), not (120, 40)')
+
+
+def test_other_heads_are_a_wrong_shape():
+    state = {**official('relative', 'imagenet'), TABLE: torch.zeros(729, 3)}
+    refused(relative(), state, f'{TABLE} is (729, 3), not (4, 27, 27)')
+
+
+def test_what_is_no_tensor():
+    state = {**relative().state_dict(), 'stages.0.enter.proj.bias': [0.0]}
+    refused(relative(), state, 'stages.0.enter.proj.bias holds a list, not a tensor')
+
+
+@pytest.mark.parametrize('inside', [True, False])
+def test_weights_of_another_network(inside):
+    state = {'conv1.weight': torch.zeros(1), 'layer1.0.conv1.weight': torch.zeros(1)}
+    net = relative()
+    if inside:
+        net = Detector(net)
+        state = {f'backbone.{key}': value for key, value in state.items()}
+    refused(net, state, 'no key of it is one of a LIT', 'conv1.weight')
+
+
+def test_other_family():
+    state = official('absolute', 'imagenet')
+    words = 'looks like LIT with embed_dims (16, 32, 40, 64)', 'wrong shapes: '
+    refused(relative(), state, *words, 'does not have: pos_embed1', 'missing keys: ')
+
+
+@pytest.mark.parametrize('layout', ['official', 'own'])
+@pytest.mark.parametrize(
+    ('built', 'given'),
+    [('small', 'medium'), ('medium', 'small'), ('small', 'base'), ('tiny', 'small')],
+)
+def test_file_of_another_arch(layout, built, given):
+    if layout == 'official':
+        arch = dataclasses.asdict(ARCHS[given])
+        state = official_state(arch, 'imagenet', dense=False)
+    else:
+        state = empty_lit(given).state_dict()
+    net = empty_lit(built)
+    with pytest.raises(ValueError) as caught:
+        net.load_state_dict(state, strict=False)
+    begin = f'LIT {built} cannot load a state dict, which looks like LIT {given}: '
+    assert str(caught.value).startswith(begin)
+
+
+def test_source_is_named(said):
+    state = torch.nn.modules.module.OrderedDict(official('relative', 'imagenet'))
+    state._metadata = {'': {'source': 'lit_x.pth'}}
+    relative().load_state_dict(state)
+    assert said[0].startswith(f'{NAME}: 70 of 70 backbone parameters from lit_x.pth; ')
+    relative().load_state_dict({'model': state})
+    assert said[1] == said[0]
+    del state['patch_embed.proj.bias']
+    refused(relative(), state, f'{NAME} cannot load lit_x.pth, ')
