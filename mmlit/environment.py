@@ -25,27 +25,8 @@ from .distributions import (
     tested_version,
     version_of,
 )
+from .errors import UnusableEnvironmentError
 from .version import __version__
-
-
-class UnusableEnvironmentError(RuntimeError):
-    """The environment lacks something without which mmlit cannot work.
-
-    Not an ImportError: mmengine turns those, when `custom_imports` meets one, into
-    advice about PYTHONPATH that hides the sentence (or, with
-    `allow_failed_imports=True`, goes on and fails later at the registry).
-
-    Args:
-        seen: What is wrong.
-        mend: The command that mends it.
-    """
-
-    def __init__(self, seen: str, mend: str):
-        super().__init__(seen, mend)
-        self.seen, self.mend = seen, mend
-
-    def __str__(self) -> str:
-        return f'{self.seen}: {self.mend}'
 
 
 def check_environment() -> None:

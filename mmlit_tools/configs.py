@@ -90,7 +90,7 @@ def read_settings(args: argparse.Namespace) -> Config:
     """Reads the config with its settings from the command line."""
     check_file(args.config, 'config')
     # Before the bases are read: `mmlit::...` ones are known from here on.
-    from mmlit.engine.pipeline_guard import spell_error
+    from mmlit.errors import spell_error
 
     try:
         config = Config.fromfile(args.config)

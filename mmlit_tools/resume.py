@@ -35,11 +35,8 @@ def find_whole_checkpoint(config: Config) -> str | None:
 
 def _fault(path: Path) -> str | None:
     """Why a checkpoint is not whole."""
-    from mmlit.checkpoints.reader import (
-        BrokenCheckpointError,
-        UnsafeCheckpointError,
-        read_checkpoint,
-    )
+    from mmlit.checkpoints.reader import read_checkpoint
+    from mmlit.errors import BrokenCheckpointError, UnsafeCheckpointError
 
     try:
         read_checkpoint(path)

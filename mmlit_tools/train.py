@@ -52,10 +52,13 @@ def main() -> None:
 
 def train(runner: Runner) -> None:
     """Trains; what its user can mend ends with one line instead of a traceback."""
-    from mmlit.checkpoints.reader import BrokenCheckpointError, UnsafeCheckpointError
-    from mmlit.engine.checkpoint_hook import CheckpointWriteError
-    from mmlit.engine.finite_loss_hook import NonFiniteLossError
-    from mmlit.engine.pipeline_guard import BrokenSampleError
+    from mmlit.errors import (
+        BrokenCheckpointError,
+        BrokenSampleError,
+        CheckpointWriteError,
+        NonFiniteLossError,
+        UnsafeCheckpointError,
+    )
 
     try:
         runner.train()

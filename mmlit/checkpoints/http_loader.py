@@ -19,8 +19,9 @@ import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.runner import CheckpointLoader
 
+from ..errors import BrokenCheckpointError
 from .embedded_config import without_programs
-from .reader import BrokenCheckpointError, read_file
+from .reader import read_file
 
 
 # mmengine logs a loader by its name, less `load_from_`.

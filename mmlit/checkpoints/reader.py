@@ -29,6 +29,7 @@ from typing import Any, Dict, Iterator, List, Union
 import torch
 from mmengine.utils import digit_version
 
+from ..errors import BrokenCheckpointError, UnsafeCheckpointError
 from ..weights.families import ENTRANCES
 from . import strict_pickle
 from .checkpoint_limits import ZIP, check_limits
@@ -65,14 +66,6 @@ _ERRORS_OF_THE_MACHINE = {
 _PICKLE = b'\x80'
 #: One key that each layout of a LIT has.
 _FIRST_KEYS = tuple(f'{entrance}.proj.weight' for entrance in ENTRANCES)
-
-
-class UnsafeCheckpointError(pickle.UnpicklingError):
-    """A checkpoint asks for code or objects that no such file needs."""
-
-
-class BrokenCheckpointError(ValueError):
-    """A file is no checkpoint, or not a whole one."""
 
 
 def read_checkpoint(

@@ -12,6 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ..checkpoints.atomic import remove_parts, write_whole
 from ..checkpoints.atomic_backend import BACKEND_ARGS
+from ..errors import CheckpointWriteError
 from .preemption import Termination
 from .random_state import set_random_state
 from .resume import (
@@ -27,10 +28,6 @@ from .resume import (
 INTERRUPTED = 'interrupted.pth'
 #: The exit status after that: EX_TEMPFAIL of sysexits.h, "try again".
 STOPPED = 75
-
-
-class CheckpointWriteError(OSError):
-    """A checkpoint could not be written; what was there before is untouched."""
 
 
 @HOOKS.register_module()

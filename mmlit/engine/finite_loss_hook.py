@@ -11,13 +11,10 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from ..arguments import check_int
+from ..errors import NonFiniteLossError
 
 #: So many images of a batch are named.
 NAMED = 8
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss, or the weights, are NaN or infinite."""
 
 
 @HOOKS.register_module()

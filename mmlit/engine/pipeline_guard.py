@@ -10,20 +10,12 @@ from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 
 from ..arguments import check_bool, check_int
+from ..errors import BrokenSampleError, spell_error
 
 #: Failures one after the other that no longer are the fault of single files.
 IN_A_ROW = 10
 #: So many of the ids that are no classes are named.
 NAMED = 8
-
-
-def spell_error(error: Exception) -> str:
-    """What was raised, in one line."""
-    return ' '.join(f'{type(error).__name__}: {error}'.split())
-
-
-class BrokenSampleError(RuntimeError):
-    """An image or its annotation cannot be used; the text names the file."""
 
 
 @TRANSFORMS.register_module()

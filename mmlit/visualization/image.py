@@ -8,7 +8,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ..engine.pipeline_guard import spell_error
+from ..errors import spell_error
 
 #: What a test pipeline may hold besides resizing, by name: all else could move pixels.
 LOADER = 'LoadImageFromFile'

@@ -27,7 +27,7 @@ from mmlit import __version__, read_checkpoint
 from mmlit.archs import ARCHS
 from mmlit.arguments import check_img_size
 from mmlit.checkpoints.atomic import write_whole
-from mmlit.checkpoints.reader import BrokenCheckpointError, UnsafeCheckpointError
+from mmlit.errors import BrokenCheckpointError, UnsafeCheckpointError
 from mmlit.models.lit import MIN_IMG_SIZE
 from mmlit_tools.configs import stop
 from mmlit_tools.convert.conversion import Result, convert_to_mmlit, convert_to_official

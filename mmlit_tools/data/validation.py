@@ -58,7 +58,7 @@ def _loading_steps(pipeline: Sequence[dict]) -> Iterator[dict]:
 
 
 def _load_all(dataset: BaseDataset, load: Compose) -> None:
-    from mmlit.engine.pipeline_guard import spell_error
+    from mmlit.errors import spell_error
 
     print(f'Loading each of {len(dataset)} validation images once', flush=True)
 

@@ -8,7 +8,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 
 from mmlit.checkpoints import http_loader as checkpoint_schemes
-from mmlit.checkpoints.reader import BrokenCheckpointError
+from mmlit.errors import BrokenCheckpointError
 
 URL = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_s.pth'
 

@@ -24,8 +24,8 @@ from torch import nn
 
 from mmlit import read_checkpoint
 from mmlit.checkpoints import reader as checkpoint_reader
-from mmlit.checkpoints.reader import BrokenCheckpointError, UnsafeCheckpointError
 from mmlit.checkpoints.strict_pickle import LITERALS
+from mmlit.errors import BrokenCheckpointError, UnsafeCheckpointError
 
 HAS_SAFE_GLOBALS = tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 6)
 

@@ -11,7 +11,7 @@ from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
 
 from mmlit import LIT, read_checkpoint, register_checkpoint_schemes
-from mmlit.checkpoints.reader import UnsafeCheckpointError
+from mmlit.errors import UnsafeCheckpointError
 
 URL = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_s.pth'
 ARCH = dict(

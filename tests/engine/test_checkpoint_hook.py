@@ -14,7 +14,8 @@ import torch
 
 from mmlit import AtomicCheckpointHook, read_checkpoint
 from mmlit.checkpoints.atomic_backend import WholeFileBackend
-from mmlit.engine.checkpoint_hook import INTERRUPTED, CheckpointWriteError
+from mmlit.engine.checkpoint_hook import INTERRUPTED
+from mmlit.errors import CheckpointWriteError
 from support.comparison import equal
 from support.toy_resuming import (
     BATCH,

@@ -9,7 +9,7 @@ import torch
 from mmengine.structures import BaseDataElement
 
 from mmlit import FiniteLossHook, read_checkpoint
-from mmlit.engine.finite_loss_hook import NonFiniteLossError
+from mmlit.errors import NonFiniteLossError
 from support import toy_resuming
 from support.toy_resuming import EPOCH, build
 

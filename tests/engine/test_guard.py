@@ -13,12 +13,8 @@ from mmengine.dataset import BaseDataset, Compose
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
-from mmlit.engine.pipeline_guard import (
-    IN_A_ROW,
-    BrokenSampleError,
-    PipelineGuard,
-    unguarded,
-)
+from mmlit.engine.pipeline_guard import IN_A_ROW, PipelineGuard, unguarded
+from mmlit.errors import BrokenSampleError
 from support.bad_files import (
     BROKEN,
     ODD,

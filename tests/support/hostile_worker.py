@@ -20,10 +20,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mmlit import LIT, checkpoint_reader, read_checkpoint
-from mmlit.checkpoints.reader import (
-    BrokenCheckpointError,
-    UnsafeCheckpointError,
-)
+from mmlit.errors import BrokenCheckpointError, UnsafeCheckpointError
 from mmlit_tools.convert import command as convert_checkpoint
 from mmlit_tools.convert.conversion import convert_to_mmlit, convert_to_official
 from support.official_files import ABSOLUTE_MICRO, RELATIVE_MICRO, official_state
