@@ -1,3 +1,3 @@
-"""The version, alone in a file so that setup.py reads it without importing torch."""
+"""Hold the version, readable by setup.py without importing torch."""
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
