@@ -224,7 +224,11 @@ def find_layers(model: nn.Module) -> Dict[int, Layer]:
         blocks_before = 0
         for i, stage in enumerate(lit.stages):
             entry = 0 if i == 0 else blocks_before + 1
-            parts = [(entry, stage.enter), (entry, stage.position)]
+            parts = [
+                (entry, stage.patch_embed),
+                (entry, stage.downsample),
+                (entry, stage.pos_embed),
+            ]
             parts += enumerate(stage.blocks, start=blocks_before + 1)
             blocks_before += len(stage.blocks)
             parts.append((blocks_before, stage.out_norm))

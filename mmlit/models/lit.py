@@ -137,14 +137,16 @@ class LIT(BaseModule):
                         attn=attn,
                     )
                 )
+            patch_embed = downsample = None
             if i == 0:
-                enter = PatchEmbed(in_channels, channels)
+                patch_embed = PatchEmbed(in_channels, channels)
             else:
-                enter = DeformableTokenMerging(arch.embed_dims[i - 1], channels)
+                downsample = DeformableTokenMerging(arch.embed_dims[i - 1], channels)
             self.stages.append(
                 Stage(
-                    enter,
-                    position=None if relative else AbsolutePosition(channels, i),
+                    patch_embed,
+                    downsample,
+                    pos_embed=None if relative else AbsolutePosition(channels, i),
                     # The authors drop after every absolute embedding, but only once,
                     # after the patch embedding, in the relative archs.
                     drop_rate=drop_rate if i == 0 or not relative else 0.0,
@@ -177,7 +179,7 @@ class LIT(BaseModule):
             TypeError: The image does not hold floating point numbers.
         """
         self._check_image(image)
-        dtype = self.stages[0].enter.proj.weight.dtype
+        dtype = self.stages[0].patch_embed.proj.weight.dtype
         x, outs = image.to(dtype), []
         for i, stage in enumerate(self.stages):
             x = stage(x)
@@ -203,7 +205,7 @@ class LIT(BaseModule):
 
     def _frozen_parts(self) -> Sequence[nn.Module]:
         if self.frozen_stages == 0:
-            return [self.stages[0].enter]
+            return [self.stages[0].patch_embed]
         return list(self.stages[: max(self.frozen_stages, 0)])
 
     def _check_image(self, image: Tensor):

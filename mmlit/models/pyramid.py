@@ -11,15 +11,16 @@ from .blocks import Block
 
 
 class Stage(BaseModule):
-    """One level of the pyramid: enter, position, blocks.
+    """One level of the pyramid: patch embedding or token merging, then blocks.
 
     The output norm lives here, but only the emitted map goes through it: the next
     stage reads the tokens as they are.
 
     Args:
-        enter: What makes this stage's tokens: patch embedding or token merging.
-        position: Absolute embedding, or ``None``.
-        drop_rate: Dropout after the position step.
+        patch_embed: Makes tokens of the image; in stage 0 only.
+        downsample: Merges the tokens of the stage before; in later stages only.
+        pos_embed: Absolute embedding, or ``None``.
+        drop_rate: Dropout after the position embedding.
         blocks: The blocks.
         out_norm: LayerNorm of the emitted map, or ``None``.
         with_cp: Recompute each block in the backward pass instead of storing it.
@@ -27,16 +28,18 @@ class Stage(BaseModule):
 
     def __init__(
         self,
-        enter: nn.Module,
-        position: Optional[nn.Module],
+        patch_embed: Optional[nn.Module],
+        downsample: Optional[nn.Module],
+        pos_embed: Optional[nn.Module],
         drop_rate: float,
         blocks: Sequence[Block],
         out_norm: Optional[nn.Module],
         with_cp: bool,
     ):
         super().__init__()
-        self.enter = enter
-        self.position = position
+        self.patch_embed = patch_embed
+        self.downsample = downsample
+        self.pos_embed = pos_embed
         self.drop = nn.Dropout(drop_rate)
         self.blocks = ModuleList(blocks)
         self.out_norm = out_norm
@@ -44,9 +47,9 @@ class Stage(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Image or previous tokens -> this stage's tokens (B, H, W, C)."""
-        x = self.enter(x)
-        if self.position is not None:
-            x = self.position(x)
+        x = self.patch_embed(x) if self.downsample is None else self.downsample(x)
+        if self.pos_embed is not None:
+            x = self.pos_embed(x)
         x = self.drop(x)
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():

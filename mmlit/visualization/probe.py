@@ -168,9 +168,9 @@ def read(lit: LIT, image: Tensor, attention: bool = True) -> Reading:
     mergings, attended = [], []
     with ExitStack() as undone, evaluating(lit), torch.no_grad():
         for i, stage in enumerate(lit.stages):
-            if isinstance(stage.enter, DeformableTokenMerging):
+            if isinstance(stage.downsample, DeformableTokenMerging):
                 keep = _merging_keeper(i, mergings)
-                hook = stage.enter.dconv.conv_offset.register_forward_hook(keep)
+                hook = stage.downsample.dconv.conv_offset.register_forward_hook(keep)
                 undone.callback(hook.remove)
             for j, block in enumerate(stage.blocks):
                 if attention and block.attn is not None:

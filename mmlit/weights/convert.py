@@ -40,7 +40,7 @@ State = Dict[str, Tensor]
 Shapes = Mapping[str, Sequence[int]]
 
 CLASS_TOKEN_SLOT = 'class-token slot'
-_LAST_EMBEDDING = f'stages.{NUM_STAGES - 1}.position.{EMBEDDING}'
+_LAST_EMBEDDING = f'stages.{NUM_STAGES - 1}.pos_embed.{EMBEDDING}'
 
 
 @dataclass
@@ -224,7 +224,9 @@ def _fold(
 ) -> None:
     """Subtract the token mergings' biases from the running means behind them."""
     family = done.family
-    means = {key for key in done.sources if key.endswith('.enter.norm.running_mean')}
+    means = {
+        key for key in done.sources if key.endswith('.downsample.norm.running_mean')
+    }
     lost = [official_key(key[len(prefix) :], family) for key in biases.keys() - means]
     backwards = [(ours, theirs) for theirs, ours in FOLDED[family]]
     lost += [translate(key[len(prefix) :], backwards) for key in means - biases.keys()]

@@ -26,12 +26,12 @@ HOLES = {
 TABLE = 'relative_position_bias_table'
 EMBEDDING = 'absolute_pos_embed'
 #: A whole network has a patch embedding, a part of one has none.
-PATCH_EMBEDDING = 'stages.0.enter.'
+PATCH_EMBEDDING = 'stages.0.patch_embed.'
 
 
 def _relative_rules() -> Rules:
     """Stages count from 0; token merging is the end of one."""
-    rules = [('patch_embed.<embed>', 'stages.0.enter.<embed>')]
+    rules = [('patch_embed.<embed>', 'stages.0.patch_embed.<embed>')]
     for s in range(NUM_STAGES):
         theirs, ours = f'layers.{s}.blocks.<block>', f'stages.{s}.blocks.<block>'
         rules += [
@@ -40,7 +40,7 @@ def _relative_rules() -> Rules:
             (f'norm{s}.<affine>', f'stages.{s}.out_norm.<affine>'),
         ]
     for s in range(1, NUM_STAGES):
-        theirs, ours = f'layers.{s - 1}.downsample', f'stages.{s}.enter'
+        theirs, ours = f'layers.{s - 1}.downsample', f'stages.{s}.downsample'
         rules += [
             (f'{theirs}.dconv.<conv>', f'{ours}.dconv.<conv>'),
             (f'{theirs}.norm_layer.<batchnorm>', f'{ours}.norm.<batchnorm>'),
@@ -50,14 +50,14 @@ def _relative_rules() -> Rules:
 
 def _absolute_rules() -> Rules:
     """Stages count from 1; token merging is the beginning of one."""
-    rules = [('patch_embed1.<embed>', 'stages.0.enter.<embed>')]
+    rules = [('patch_embed1.<embed>', 'stages.0.patch_embed.<embed>')]
     for s in range(NUM_STAGES):
         rules += [
             (f'block{s + 1}.<block>.<layer>', f'stages.{s}.blocks.<block>.<layer>'),
-            (f'pos_embed{s + 1}', f'stages.{s}.position.{EMBEDDING}'),
+            (f'pos_embed{s + 1}', f'stages.{s}.pos_embed.{EMBEDDING}'),
         ]
     for s in range(1, NUM_STAGES):
-        theirs, ours = f'patch_embed{s + 1}', f'stages.{s}.enter'
+        theirs, ours = f'patch_embed{s + 1}', f'stages.{s}.downsample'
         rules += [
             (f'{theirs}.dconv.<conv>', f'{ours}.dconv.<conv>'),
             (f'{theirs}.norm_layer.<batchnorm>', f'{ours}.norm.<batchnorm>'),
@@ -70,11 +70,14 @@ RULES = {'relative': _relative_rules(), 'absolute': _absolute_rules()}
 #: (Official bias in front of a BatchNorm, mmlit's running mean that it folds into).
 FOLDED = {
     'relative': [
-        (f'layers.{s - 1}.downsample.dconv.bias', f'stages.{s}.enter.norm.running_mean')
+        (
+            f'layers.{s - 1}.downsample.dconv.bias',
+            f'stages.{s}.downsample.norm.running_mean',
+        )
         for s in range(1, NUM_STAGES)
     ],
     'absolute': [
-        (f'patch_embed{s + 1}.dconv.bias', f'stages.{s}.enter.norm.running_mean')
+        (f'patch_embed{s + 1}.dconv.bias', f'stages.{s}.downsample.norm.running_mean')
         for s in range(1, NUM_STAGES)
     ],
 }
@@ -102,14 +105,30 @@ DROPPED = {
 ENTRANCES = {
     'patch_embed': 'relative',
     'patch_embed1': 'absolute',
-    'stages.0.enter': 'mmlit',
+    'stages.0.patch_embed': 'mmlit',
 }
 _ENTRANCE_KEY = re.compile(
-    rf'(?P<prefix>(?:.*\.)?)(?P<entrance>{"|".join(map(re.escape, ENTRANCES))})\.'
+    # The shortest prefix first: `stages.0.` is none of `patch_embed`.
+    rf'(?P<prefix>(?:.*?\.)??)(?P<entrance>{"|".join(map(re.escape, ENTRANCES))})\.'
     + HOLES['embed']
 )
 #: A part of a network has too few keys to be told under a prefix of any name.
 _WRAPPERS = re.compile(r'(?:(?:module|model|backbone)\.)*')
+
+
+#: What mmlit 0.1 called the parts of a stage, and their present names.
+RENAMED = [
+    (re.compile(r'(^|\.)stages\.0\.enter\.'), r'\1stages.0.patch_embed.'),
+    (re.compile(r'(^|\.)stages\.([1-3])\.enter\.'), r'\1stages.\2.downsample.'),
+    (re.compile(r'(^|\.)stages\.([0-3])\.position\.'), r'\1stages.\2.pos_embed.'),
+]
+
+
+def present_key(key: str) -> str:
+    """Return a key of mmlit 0.1 under its present name, any other as it is."""
+    for old, new in RENAMED:
+        key = old.sub(new, key)
+    return key
 
 
 def recognise(keys: Iterable[str]) -> Optional[Tuple[str, str]]:
@@ -178,7 +197,9 @@ def guess_arch(state: Mapping[str, Any]) -> str:
     for key, value in state.items():
         key = key[len(prefix) :] if key.startswith(prefix) else ''
         key = (translate(key, RULES[layout]) if layout in RULES else key) or ''
-        match = re.fullmatch(r'stages\.([0-3])\.enter\.(?:proj|dconv)\.weight', key)
+        match = re.fullmatch(
+            r'stages\.([0-3])\.(?:patch_embed\.proj|downsample\.dconv)\.weight', key
+        )
         if match:
             dims[int(match[1])] = next(iter(getattr(value, 'shape', ())), None)
         match = re.match(r'stages\.([0-3])\.blocks\.(\d+)\.', key)

@@ -22,6 +22,7 @@ from .families import (
     guess_arch,
     is_mmlit_key,
     official_key,
+    present_key,
     recognise,
     summary,
     translate,
@@ -58,7 +59,11 @@ def prepare_state_dict(
             f'{name} cannot load {source}: {odd!r:.80} is among its keys, where '
             'parameters have names'
         )
-    file = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    file = {
+        present_key(key[len(prefix) :]): value
+        for key, value in state_dict.items()
+        if key.startswith(prefix)
+    }
     if not file:
         _log(f'{name}: no backbone parameters in {source}', logging.WARNING)
         return

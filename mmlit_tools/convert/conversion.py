@@ -15,6 +15,7 @@ from mmlit.weights.families import (
     TABLE,
     guess_arch,
     official_key,
+    present_key,
     recognise,
 )
 from mmlit_tools.convert.checks import (
@@ -75,6 +76,7 @@ def convert_to_mmlit(
     Raises:
         ValueError: They are not official, incomplete, or `img_size` has no effect.
     """
+    state = {present_key(key): value for key, value in state.items()}
     prefix, layout = recognise(state) or ('', None)
     if layout == 'mmlit':
         if img_size is None:
@@ -123,6 +125,7 @@ def convert_to_official(
         ValueError: They are not mmlit's, incomplete, or nothing of the authors' could
             hold them.
     """
+    state = {present_key(key): value for key, value in state.items()}
     prefix, layout = recognise(state) or ('', None)
     if layout != 'mmlit':
         to_official(state, 'relative')  # It says what they are instead.

@@ -129,7 +129,7 @@ def test_the_network_learns_the_name_of_the_file(cache, wrapped):
     [
         'patch_embed.proj.weight',
         'patch_embed1.proj.weight',
-        'stages.0.enter.proj.weight',
+        'stages.0.patch_embed.proj.weight',
     ],
 )
 def test_a_backbone_learns_the_name_of_the_file(cache, first, module):

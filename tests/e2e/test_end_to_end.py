@@ -98,7 +98,7 @@ def test_mixed_precision_on_shapes(tmp_path):
     assert re.search(r'coco/segm_mAP: -?[\d.]+', output)
     checkpoint = tmp_path / 'work_dirs' / SHAPES.stem / 'epoch_2.pth'
     weights = torch.load(checkpoint, weights_only=False)['state_dict']
-    assert weights['backbone.stages.0.enter.proj.weight'].dtype == torch.float32
+    assert weights['backbone.stages.0.patch_embed.proj.weight'].dtype == torch.float32
 
 
 # --- mmdet's own installed tools, on COCO images ----------------------------------

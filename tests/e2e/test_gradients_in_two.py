@@ -136,7 +136,7 @@ def train_batch_norms(rank):
     assert difference(shared, mean) < TOLERANCE
     assert difference(shared, learn(Detector(), batch())) > 1e-3
 
-    norm = model.module.backbone.stages[1].enter.norm
+    norm = model.module.backbone.stages[1].downsample.norm
     own = gathered(norm.running_mean)
     assert not torch.equal(*own)
     SyncBuffersHook().before_val_epoch(SimpleNamespace(model=model))

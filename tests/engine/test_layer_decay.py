@@ -63,7 +63,7 @@ def expected_depth(name, depths):
     """The layer by the parameter's name alone: a second opinion on find_layers."""
     _, stage, part, *rest = name.split('.')
     before = sum(depths[: int(stage)])
-    if part in ('enter', 'position'):
+    if part in ('patch_embed', 'downsample', 'pos_embed'):
         return before + 1 if int(stage) else 0
     return before + (int(rest[0]) + 1 if part == 'blocks' else depths[int(stage)])
 
@@ -81,7 +81,7 @@ def test_scales_of_every_arch(arch):
     by_layer = sorted((layers[name], scale) for name, scale in found.items())
     assert [scale for _, scale in by_layer] == sorted(found.values())
     assert math.isclose(found['stages.3.blocks.0.norm1.weight'],
-                        found['stages.3.enter.dconv.weight'])  # fmt: skip
+                        found['stages.3.downsample.dconv.weight'])  # fmt: skip
     slowed = scales(model, optim_wrapper(model, dcn_offset_lr_mult=0.5))
     offsets = {name for name in slowed if slowed[name] != found[name]}
     assert offsets == {name for name in found if '.conv_offset.' in name}
@@ -134,7 +134,7 @@ def test_frozen_stages_are_left_out():
     found = scales(model)
     assert not any(name.startswith(('stages.0', 'stages.1')) for name in found)
     # What is frozen is counted all the same: the rest keeps its rate.
-    assert found['stages.2.enter.norm.weight'] == pytest.approx(RATE ** (13 - 5))
+    assert found['stages.2.downsample.norm.weight'] == pytest.approx(RATE ** (13 - 5))
 
 
 def test_a_step_moves_parameters_by_their_rate():
@@ -256,7 +256,7 @@ def test_a_segmentor_in_its_own_scope():
         found = scales(model)
     for name, scale in found.items():
         assert (scale < 1) == name.startswith('backbone.'), name
-    assert found['backbone.stages.0.enter.proj.weight'] == pytest.approx(RATE**7)
+    assert found['backbone.stages.0.patch_embed.proj.weight'] == pytest.approx(RATE**7)
 
 
 def test_two_lits_of_different_depth_and_a_head():
@@ -265,10 +265,10 @@ def test_two_lits_of_different_depth_and_a_head():
     )
     found = scales(model)
     assert found['head.weight'] == 1.0
-    assert found['teacher.backbone.stages.0.enter.proj.weight'] == pytest.approx(
+    assert found['teacher.backbone.stages.0.patch_embed.proj.weight'] == pytest.approx(
         RATE**7
     )
-    assert found['backbone.stages.0.enter.proj.weight'] == pytest.approx(RATE**17)
+    assert found['backbone.stages.0.patch_embed.proj.weight'] == pytest.approx(RATE**17)
 
 
 def test_shared_parameters_are_counted_once():
@@ -331,7 +331,7 @@ def test_table(table):
     assert sum(int(row[5].replace(',', '')) for row in cells) == numbers
     assert cells[-1] == ['other', '1', '0.001', '0.05', '2', '9', 'head.weight']
     assert cells[0][:5] == ['0', '0.2097', '0.0002097', '0.05', '3']
-    assert cells[0][6] == 'backbone.stages.0.enter.proj.weight'
+    assert cells[0][6] == 'backbone.stages.0.patch_embed.proj.weight'
 
 
 def test_table_names_the_lit_where_there_are_two(table):

@@ -80,7 +80,7 @@ def test_a_weight_that_is_no_number_shows_at_all_later_levels(value, stage, trai
 def test_offsets_far_outside(value):
     model = lit()
     for stage in model.stages[1:]:
-        torch.nn.init.constant_(stage.enter.dconv.conv_offset.bias, value)
+        torch.nn.init.constant_(stage.downsample.dconv.conv_offset.bias, value)
     image = images().requires_grad_()
     outs = model(image)
     assert all(finite(outs))
@@ -213,9 +213,9 @@ def test_losses_tell_of_what_is_no_number(kind_and_model, where, value):
         if where == 'pixel':
             inputs[0, 0, 20, 20] = value
         elif where == 'first weight':
-            stages[0].enter.proj.weight.view(-1)[0] = value
+            stages[0].patch_embed.proj.weight.view(-1)[0] = value
         elif where == 'offsets':
-            stages[1].enter.dconv.conv_offset.weight.view(-1)[0] = value
+            stages[1].downsample.dconv.conv_offset.weight.view(-1)[0] = value
         else:
             stages[3].blocks[-1].mlp.fc2.weight.view(-1)[0] = value
     loss = loss_of(model, inputs, ground_truth(kind))

@@ -328,7 +328,7 @@ def test_each_dropout_acts_in_training_only(arch, name):
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 3, 4])
 def test_frozen_stages(arch, frozen_stages):
     model = LIT(arch, frozen_stages=frozen_stages, out_norm_indices=(0, 1, 2, 3))
-    frozen = [model.stages[0].enter] if frozen_stages == 0 else []
+    frozen = [model.stages[0].patch_embed] if frozen_stages == 0 else []
     frozen += list(model.stages[: max(frozen_stages, 0)])
     expected = {id(p) for part in frozen for p in part.parameters()}
     assert {id(p) for p in model.parameters() if not p.requires_grad} == expected
@@ -341,7 +341,7 @@ def test_frozen_stages(arch, frozen_stages):
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     thawed = range(max(frozen_stages, 1), 4)
     assert moved == {
-        f'stages.{i}.enter.norm.{name}'
+        f'stages.{i}.downsample.norm.{name}'
         for i in thawed
         for name in ('running_mean', 'running_var', 'num_batches_tracked')
     }

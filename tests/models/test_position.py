@@ -81,7 +81,7 @@ def test_positions_are_resized_in_float64():
     table, embed = torch.randn(3, 13, 13), torch.randn(1, 7, 7, 5)
     state = {
         'x.attn.position_bias.relative_position_bias_table': table,
-        'x.stages.3.position.absolute_pos_embed': embed,
+        'x.stages.3.pos_embed.absolute_pos_embed': embed,
     }
     shapes = dict(zip(state, [(3, 9, 31), (1, 4, 12, 5)]))
     fitted, resized = fit_positions({**state, 'y': embed}, {**shapes, 'y': (1, 2)})

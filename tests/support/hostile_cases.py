@@ -75,7 +75,8 @@ DTYPES = [
 ]
 ODD_VALUES = (None, 1, 'x', [1.0], (2,), {}, {'a': torch.ones(1)}, {1}, 1 + 2j, b'x')
 ODD_KEYS = (
-    '', '.', 7, None, (), 'é', 'x' * 5000, '\x1b[31m', 'stages.0.enter.proj.weight',
+    '', '.', 7, None, (), 'é', 'x' * 5000, '\x1b[31m',
+    'stages.0.patch_embed.proj.weight',
     'stages.2.blocks.99.norm1.weight', 'layers.9.blocks.0.norm1.weight', 'backbone.',
     'patch_embed.proj.weight', 'a.patch_embed1.proj.weight', 'head.weight',
     'stages.2.blocks.٣.norm1.weight', 'module.backbone.pos_embed4', 'norm9.bias',

@@ -186,7 +186,7 @@ def test_a_dry_run_shows_every_key_and_writes_nothing(convert, tmp_path):
     said = convert('official.pth', '--dry-run')
     for key in official:
         assert f' {key} ' in said, key
-    assert 'stages.3.position.absolute_pos_embed' in said
+    assert 'stages.3.pos_embed.absolute_pos_embed' in said
     for note in (
         'as an image; class-token slot left out',
         'bias folded into the running mean',

@@ -163,7 +163,7 @@ class Evil:
 def test_wrong_files(convert):
     state = official_state(ABSOLUTE_MICRO, 'imagenet')
     unknown = {**state, 'block1.0.mlp.fc3.weight': torch.ones(1)}
-    ours = {'state_dict': {'stages.0.enter.proj.weight': torch.ones(1)}}
+    ours = {'state_dict': {'stages.0.patch_embed.proj.weight': torch.ones(1)}}
     for saved, message in (
         (
             {'epoch': 3},

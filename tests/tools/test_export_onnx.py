@@ -80,7 +80,7 @@ def in_row(outputs):
 def largest_offset(model, image):
     """Of the first token merging, in tokens."""
     x = model.backbone.stages[0](image).permute(0, 3, 1, 2)
-    return model.backbone.stages[1].enter.dconv.conv_offset(x).abs().max()
+    return model.backbone.stages[1].downsample.dconv.conv_offset(x).abs().max()
 
 
 # --- files ------------------------------------------------------------------------

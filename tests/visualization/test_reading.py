@@ -76,7 +76,7 @@ def test_points_lie_where_the_offsets_put_them(image):
     lit = small_lit()
     # (dy, dx) in tokens of 4 input pixels, of points (0,0), (0,1), (1,0), (1,1).
     offsets = [0.5, -0.25, 0.0, 1.0, -3.0, 0.0, 0.0, 0.0]
-    conv = lit.stages[1].enter.dconv.conv_offset
+    conv = lit.stages[1].downsample.dconv.conv_offset
     torch.nn.init.zeros_(conv.weight)
     conv.bias.data = torch.tensor(offsets)
     reading = read(lit, image.inputs)
@@ -94,7 +94,7 @@ def test_points_lie_where_the_offsets_put_them(image):
     )
     # There the convolution itself reads: the tokens with a gradient are beside them.
     tokens = torch.randn(1, 8, 32, 56, requires_grad=True)
-    dconv = lit.stages[1].enter.dconv
+    dconv = lit.stages[1].downsample.dconv
     dconv(tokens)[0, :, 3, 5].sum().backward()
     read_there = {tuple(at) for at in tokens.grad[0].abs().sum(0).nonzero().tolist()}
     beside = set()
@@ -140,7 +140,7 @@ def test_statistics_by_hand(image):
 def test_offsets_of_an_untrained_network_are_zero(image):
     lit = small_lit()
     for stage in lit.stages[1:]:
-        torch.nn.init.zeros_(stage.enter.dconv.conv_offset.weight)
+        torch.nn.init.zeros_(stage.downsample.dconv.conv_offset.weight)
     for merging in read(lit, image.inputs).mergings:
         assert set(offset_statistics(merging, image).values()) == {0.0}
         assert render(draw_offsets(merging, image)).dtype == np.uint8

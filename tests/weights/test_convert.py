@@ -93,7 +93,7 @@ def test_precision_of_the_fold():
         'layers.0.downsample.norm_layer.running_mean',
         'layers.0.downsample.dconv.bias',
     )
-    ours = 'stages.1.enter.norm.running_mean'
+    ours = 'stages.1.downsample.norm.running_mean'
     exact = state[mean].double() - state[bias].double()
     assert to_mmlit(state).state[ours].dtype == torch.float32
     assert torch.equal(to_mmlit(state).state[ours], exact.float())
@@ -118,10 +118,10 @@ def test_table_rows_are_dy_then_dx():
 def test_embedding_loses_its_first_slot_only():
     flat = torch.randn(1, 50, 3)
     done = to_mmlit({'pos_embed4': flat})
-    ours = done.state['stages.3.position.absolute_pos_embed']
+    ours = done.state['stages.3.pos_embed.absolute_pos_embed']
     assert torch.equal(ours[0, 2, 3], flat[0, 1 + 2 * 7 + 3])
     without = to_mmlit({'pos_embed4': flat[:, 1:]})
-    assert torch.equal(without.state['stages.3.position.absolute_pos_embed'], ours)
+    assert torch.equal(without.state['stages.3.pos_embed.absolute_pos_embed'], ours)
     assert without.dropped == {}
     with pytest.raises(ValueError, match=r'pos_embed3 has shape \(1, 197, 3\)'):
         to_mmlit({'pos_embed3': torch.randn(1, 197, 3)})

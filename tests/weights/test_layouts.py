@@ -16,7 +16,7 @@ from support.official_files import ABSOLUTE_MICRO, official_file, official_state
         (['patch_embed.proj.weight'], '', 'relative'),
         (['a.b.patch_embed.norm.bias', 'neck.x'], 'a.b.', 'relative'),
         (['module.backbone.patch_embed1.proj.bias'], 'module.backbone.', 'absolute'),
-        (['backbone.stages.0.enter.proj.weight'], 'backbone.', 'mmlit'),
+        (['backbone.stages.0.patch_embed.proj.weight'], 'backbone.', 'mmlit'),
         (['teacher.patch_embed.proj.weight', 'backbone.patch_embed.proj.weight'],
          'backbone.', 'relative'),
         (['norm1.weight'], '', 'relative'),

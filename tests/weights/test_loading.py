@@ -1,6 +1,7 @@
 """Weights on their way into a LIT: every layout, prefix and container."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -108,7 +109,7 @@ def test_float64_gets_the_exact_running_mean():
     net.load_state_dict(state)
     mean = state['layers.0.downsample.norm_layer.running_mean'].double()
     bias = state['layers.0.downsample.dconv.bias'].double()
-    assert torch.equal(net.stages[1].enter.norm.running_mean, mean - bias)
+    assert torch.equal(net.stages[1].downsample.norm.running_mean, mean - bias)
 
 
 def test_missing_batch_counts_are_no_matter():
@@ -117,6 +118,84 @@ def test_missing_batch_counts_are_no_matter():
         less = {k: v for k, v in file.items() if 'num_batches_tracked' not in k}
         assert len(less) == len(file) - 3
         LIT(ABSOLUTE_MICRO).load_state_dict(less)
+
+
+# --- weights of mmlit 0.1 ---------------------------------------------------------
+
+
+def old_names(state):
+    """A state dict as mmlit 0.1 wrote it."""
+    new = r'stages\.(\d)\.(patch_embed|downsample|pos_embed)\.'
+    old = dict(patch_embed='enter', downsample='enter', pos_embed='position')
+    return {
+        re.sub(new, lambda m: f'stages.{m[1]}.{old[m[2]]}.', key): value
+        for key, value in state.items()
+    }
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+@pytest.mark.parametrize('family', FAMILIES)
+def test_whole_file_of_0_1(said, family, prefix):
+    source, target = LIT(FAMILIES[family]), LIT(FAMILIES[family])
+    old = old_names(source.state_dict())
+    assert 'stages.0.enter.proj.weight' in old and 'stages.1.enter.norm.bias' in old
+    assert ('stages.3.position.absolute_pos_embed' in old) == (family == 'absolute')
+    whole = Detector(target) if prefix else target
+    file = {prefix + key: value for key, value in old.items()}
+    if prefix:
+        file.update({f'neck.{k}': v for k, v in whole.neck.state_dict().items()})
+    whole.load_state_dict(file)  # strict
+    same(target.state_dict(), source.state_dict())
+    assert said == []
+
+
+def test_part_of_a_file_of_0_1(said):
+    net = LIT(ABSOLUTE_MICRO)
+    before = snapshot(net)
+    part = {
+        'stages.1.enter.norm.bias': torch.rand(32),
+        'stages.2.enter.dconv.conv_offset.bias': torch.rand(8),
+        'stages.3.position.absolute_pos_embed': torch.rand(1, 7, 7, 64),
+    }
+    net.load_state_dict(part, strict=False)
+    assert changed(net, before) == {
+        'stages.1.downsample.norm.bias',
+        'stages.2.downsample.dconv.conv_offset.bias',
+        'stages.3.pos_embed.absolute_pos_embed',
+    }
+    with pytest.raises(ValueError, match=r'stages.1.downsample.norm.bias is \(3,\)'):
+        net.load_state_dict({'stages.1.enter.norm.bias': torch.zeros(3)}, strict=False)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_training_of_0_1_resumes(family):
+    """Optimizers keep their state by the parameters' order, which has not changed."""
+    net = LIT(FAMILIES[family])
+    old_order = [
+        f'stages.{i}.{part}.'
+        for i in range(4)
+        for part in ('enter', 'position', 'blocks', 'out_norm')
+    ]
+    names = list(old_names(dict(net.named_parameters())))
+    parts = [
+        next(part for part in old_order if name.startswith(part)) for name in names
+    ]
+    assert parts == sorted(parts, key=old_order.index)
+    optimizer = torch.optim.AdamW(net.parameters())
+    for parameter in net.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    optimizer.step()
+    saved = dict(
+        state_dict=old_names(net.state_dict()), optimizer=optimizer.state_dict()
+    )
+    resumed = LIT(FAMILIES[family])
+    resumed.load_state_dict(saved['state_dict'])
+    other = torch.optim.AdamW(resumed.parameters())
+    other.load_state_dict(saved['optimizer'])
+    for mine, theirs in zip(net.named_parameters(), resumed.named_parameters()):
+        assert mine[0] == theirs[0] and torch.equal(mine[1], theirs[1])
+        one, two = optimizer.state[mine[1]], other.state[theirs[1]]
+        assert torch.equal(one['exp_avg'], two['exp_avg']), mine[0]
 
 
 # --- another reference size -------------------------------------------------------
@@ -152,7 +231,7 @@ def test_embeddings_of_another_size_are_resized(said):
     resized = torch.nn.functional.interpolate(
         image.double(), size=(7, 7), mode='bilinear', align_corners=False
     ).float()
-    ours = net.stages[3].position.absolute_pos_embed
+    ours = net.stages[3].pos_embed.absolute_pos_embed
     assert torch.equal(ours, resized.permute(0, 2, 3, 1))
     assert '; 4 position parameters resized; dropped: class-token slot' in said[0]
 

@@ -60,8 +60,8 @@ def test_half_an_official_file():
 
 def test_truncated_file_of_our_own():
     state = relative().state_dict()
-    del state['stages.2.enter.norm.running_var']
-    refused(relative(), state, 'missing keys: stages.2.enter.norm.running_var')
+    del state['stages.2.downsample.norm.running_var']
+    refused(relative(), state, 'missing keys: stages.2.downsample.norm.running_var')
     with pytest.raises(ValueError):
         relative().load_state_dict(state)
 
@@ -99,8 +99,10 @@ def test_other_heads_are_a_wrong_shape():
 
 
 def test_what_is_no_tensor():
-    state = {**relative().state_dict(), 'stages.0.enter.proj.bias': [0.0]}
-    refused(relative(), state, 'stages.0.enter.proj.bias holds a list, not a tensor')
+    state = {**relative().state_dict(), 'stages.0.patch_embed.proj.bias': [0.0]}
+    refused(
+        relative(), state, 'stages.0.patch_embed.proj.bias holds a list, not a tensor'
+    )
 
 
 @pytest.mark.parametrize('inside', [True, False])
