@@ -3,7 +3,7 @@
 All but the backbone is LIT's. No weights: it is not to be trained.
 """
 
-_base_ = '../segmentation/lit_upernet.py'
+_base_ = '../_base_/upernet.py'
 
 model = dict(
     # As in mmseg's `upernet_r50`, which spells out the defaults.

@@ -3,7 +3,7 @@
 All but the backbone is LIT's. No weights: it is not to be trained.
 """
 
-_base_ = '../segmentation/lit_fpn_fpnhead.py'
+_base_ = '../_base_/fpn_fpnhead.py'
 
 model = dict(
     # As in mmseg's `upernet_swin`, which spells out the defaults.

@@ -3,7 +3,7 @@
 An extrapolation of the authors' recipe for small: they published none for medium.
 """
 
-_base_ = 'mask-rcnn_lit.py'
+_base_ = '../_base_/mask-rcnn.py'
 pretrained = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_m.pth'
 
 model = dict(

@@ -1,6 +1,6 @@
 """Mask R-CNN with LIT-S, COCO 1x: the authors' recipe."""
 
-_base_ = 'mask-rcnn_lit.py'
+_base_ = '../_base_/mask-rcnn.py'
 pretrained = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_s.pth'
 
 model = dict(

@@ -3,7 +3,7 @@
 An extrapolation of the authors' recipe for small: they published none for medium.
 """
 
-_base_ = 'retinanet_lit.py'
+_base_ = '../_base_/retinanet.py'
 pretrained = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_m.pth'
 
 model = dict(

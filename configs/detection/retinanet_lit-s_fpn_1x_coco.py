@@ -1,6 +1,6 @@
 """RetinaNet with LIT-S, COCO 1x: the authors' recipe."""
 
-_base_ = 'retinanet_lit.py'
+_base_ = '../_base_/retinanet.py'
 pretrained = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_s.pth'
 
 model = dict(

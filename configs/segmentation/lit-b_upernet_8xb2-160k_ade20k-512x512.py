@@ -1,6 +1,6 @@
 """UPerNet with LIT-B, ADE20K 160k: an extrapolation, see the parent."""
 
-_base_ = 'lit_upernet.py'
+_base_ = '../_base_/upernet.py'
 pretrained = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_b.pth'
 
 model = dict(

@@ -1,6 +1,6 @@
 """Semantic FPN with LIT-M, ADE20K 80k: small's recipe, an extrapolation."""
 
-_base_ = 'lit_fpn_fpnhead.py'
+_base_ = '../_base_/fpn_fpnhead.py'
 pretrained = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_m.pth'
 
 model = dict(

@@ -206,7 +206,7 @@ def test_retinanet_of_the_configs(name):
 @pytest.mark.parametrize('eta_min', [None, 0])
 def test_a_schedule_that_ends_above_the_rate_of_early_layers(eta_min):
     """Why the documentation wants `eta_min=0`: that of Semantic FPN raises them."""
-    path = CONFIGS.parent / 'segmentation' / 'lit_fpn_fpnhead.py'
+    path = CONFIGS.parent / '_base_' / 'fpn_fpnhead.py'
     (schedule,) = Config.fromfile(path).param_scheduler
     schedule.end = 10
     if eta_min is not None:

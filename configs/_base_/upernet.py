@@ -1,4 +1,4 @@
-"""Parent of the UPerNet configs: what all archs share. Not to be trained itself.
+"""Parent of the UPerNet configs: what all archs share.
 
 An extrapolation: the authors published no UPerNet. The heads and the schedule are those
 that mmseg uses for Swin: AdamW 6e-5, weight decay 0.01 but not on LIT's norms and

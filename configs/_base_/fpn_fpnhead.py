@@ -1,4 +1,4 @@
-"""Parent of the Semantic FPN configs: what all archs share. Not to be trained itself.
+"""Parent of the Semantic FPN configs: what all archs share.
 
 Recipe (the authors'): AdamW 1e-4, weight decay 1e-4 on everything, 80k iterations,
 batch 16 in total (8 GPUs x 2), 512x512, polynomial decay of power 0.9 down to 1e-6, no

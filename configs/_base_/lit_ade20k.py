@@ -1,7 +1,7 @@
 """Parent of all segmentation configs: LIT, ADE20K at 512x512, how to run and evaluate.
 
-Not to be trained itself. Written out, not taken from mmseg's own bases: those do not
-load in the stack's continuation (`onedl-mmsegmentation`), and this file loads in both.
+Written out, not taken from mmseg's own bases: those do not load in the stack's
+continuation (`onedl-mmsegmentation`), and this file loads in both.
 """
 
 default_scope = 'mmseg'

@@ -1,4 +1,4 @@
-"""Parent of the RetinaNet configs: what all archs share. Not to be trained itself.
+"""Parent of the RetinaNet configs: what all archs share.
 
 Recipe (the authors'): AdamW 1e-4, weight decay 1e-4, 12 epochs, batch 16 in total
 (8 GPUs x 2), 1333x800, steps at 8 and 11, warm-up of 500 iterations, no clipping.
