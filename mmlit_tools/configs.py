@@ -1,12 +1,12 @@
-"""What the tools that take a config share: config, data, runner.
+"""Read configs and prepare them for a Runner.
 
-They serve detection and segmentation: which of the two a config is for is its
-`default_scope`, 'mmdet' or 'mmseg'.
+They are for detection, segmentation or something else by their `default_scope`.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 from collections.abc import Iterator
@@ -15,105 +15,54 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
-# The extra of mmlit that installs each scope's package.
-EXTRAS = {'mmdet': 'det', 'mmseg': 'seg'}
+from mmlit.errors import UserError, spell_error
+from mmlit_tools.cli import (  # noqa: F401
+    add_cfg_options,
+    add_config_options,
+    check_file,
+    check_least,
+)
+from mmlit_tools.distributed import check_same_start, start_processes
+
+#: The scopes that the tools know, each with the extra of mmlit that installs it.
+SCOPES = {'mmdet': 'det', 'mmseg': 'seg'}
+EXTRAS = SCOPES  # For commands that do not use SCOPES yet.
 
 
 def stop(message: str) -> NoReturn:
-    """Ends the program with one line instead of a traceback."""
+    """End a command that does not raise UserError yet."""
     sys.exit(f'{Path(sys.argv[0]).name}: {message}')
 
 
-class _Settings(DictAction):
-    """KEY=VALUE pairs; what is none is a mistake on the command line."""
-
-    def __call__(self, parser, namespace, values, option_string=None):  # noqa: D102
-        for value in values:
-            if '=' not in value:
-                parser.error(f'{option_string}: {value!r} is not KEY=VALUE')
-        super().__call__(parser, namespace, values, option_string)
-
-
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the config and the option that changes it, as mmdet's users know them."""
-    parser.add_argument('config', help='config file')
-    add_cfg_options(parser)
-
-
-def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that changes the config."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_Settings,
-        metavar='KEY=VALUE',
-        help='settings that replace those of the config, for example '
-        'train_cfg.max_epochs=2 model.backbone.init_cfg=None; write a list as '
-        'key="[a,b]" without white space',
-    )
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that training and testing share, as mmdet's users know them."""
-    parser.add_argument(
-        '--work-dir',
-        help='folder for logs and checkpoints (default: the one of the config, else '
-        'work_dirs/<name of the config> in the current folder)',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes of a distributed run',
-    )
-    # torch's launchers give one spelling or the other, by their version.
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
-    )
-
-
-def check_file(path: str, what: str) -> None:
-    """Stops where `path` is neither a file nor an address such as https://..."""
-    if '://' not in path and not Path(path).is_file():
-        stop(f'{what} {path} does not exist (seen from {os.getcwd()})')
-
-
-def check_least(name: str, value: int, least: int) -> None:
-    """Raises ValueError where a number of the command line is too small."""
-    if value < least:
-        raise ValueError(f'{name} must be at least {least}, got {value}')
-
-
 def read_settings(args: argparse.Namespace) -> Config:
-    """Reads the config with its settings from the command line."""
+    """Read the config with its settings from the command line."""
     check_file(args.config, 'config')
-    # Before the bases are read: `mmlit::...` ones are known from here on.
-    from mmlit.errors import spell_error
-
     try:
         config = Config.fromfile(args.config)
     except (KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
-        stop(f'config {args.config}: {spell_error(error)}')
+        raise UserError(f'config {args.config}: {spell_error(error)}') from error
     if args.cfg_options is not None:
         try:
             config.merge_from_dict(args.cfg_options)
         except (AssertionError, LookupError, TypeError, ValueError) as error:
             given = ' '.join(f'{k}={v}' for k, v in args.cfg_options.items())
-            stop(f'--cfg-options {given}: {spell_error(error)}')
+            raise UserError(f'--cfg-options {given}: {spell_error(error)}') from error
     return config
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """Reads the config with its settings; registers its scope."""
+    """Read the config with its settings; register the modules of its scope."""
     config = read_settings(args)
     import_scope(config)
     return config
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Reads the config for a Runner, with all of the command line's settings."""
+    """Read the config for a Runner, with all settings of the command line."""
     # mmengine finds the device of a process by this variable.
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     config = read_config(args)
@@ -126,27 +75,40 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def import_scope(config: Config) -> None:
-    """Registers LIT and the modules of the config's scope.
+    """Register the modules of the config's scope, if the tools know it.
 
-    So a config without `custom_imports` works too, and a missing package is told
-    before mmengine stumbles over the first name that it cannot find.
+    A config without `custom_imports` then works too, and a missing package is named
+    before mmengine fails at the first class that it cannot find.
     """
-    import mmlit  # noqa: F401
-
     scope = config.get('default_scope')
-    if scope not in EXTRAS:
+    if scope not in SCOPES:
         return
     if find_spec(scope) is None:
-        stop(
+        raise UserError(
             f'the config is for {scope} (its default_scope), which is not installed: '
-            f'pip install "mmlit[{EXTRAS[scope]}]"'
+            f'pip install "mmlit[{SCOPES[scope]}]"'
         )
     # Runner sets the scope itself.
     import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
 
 
+def known_scope(config: Config) -> str:
+    """Return the scope of a config with a `model.backbone`.
+
+    Raises:
+        UserError: The tools do not know it, or there is no backbone.
+    """
+    scope = config.get('default_scope')
+    if scope not in SCOPES or 'backbone' not in (config.get('model') or {}):
+        raise UserError(
+            f'{config.filename} must have a model.backbone and a default_scope out of '
+            f'{", ".join(SCOPES)}, and has default_scope={scope!r}'
+        )
+    return scope
+
+
 def make_data(config: Config) -> None:
-    """Draws the data of a config with `shapes = dict(out=..., train=..., ...)`.
+    """Draw the data of a config with `shapes = dict(out=..., train=..., ...)`.
 
     Only where it is missing, and once, however many processes ask for it.
     """
@@ -157,13 +119,38 @@ def make_data(config: Config) -> None:
     try:
         ensure_shapes(**config.shapes.to_dict())
     except ValueError as error:
-        stop(f'shapes={config.shapes.to_dict()} of the config: {error}')
+        raise UserError(
+            f'shapes={config.shapes.to_dict()} of the config: {error}'
+        ) from error
+
+
+def test_dataset(config: Config) -> ConfigDict:
+    """Return a copy of the dataset that images are read like in testing.
+
+    Wrappers are taken off; its `pipeline` is not empty.
+    """
+    for name in ('test_dataloader', 'val_dataloader'):
+        loader = config.get(name)
+        for dataset in unwrap(loader['dataset']) if loader else ():
+            if dataset.get('pipeline'):
+                return copy.deepcopy(dataset)
+    raise UserError('the config has no test_dataloader.dataset.pipeline')
+
+
+def unwrap(dataset: dict) -> Iterator[dict]:
+    """Yield the configs of the datasets inside of wrappers such as RepeatDataset."""
+    inner = dataset.get('datasets', dataset.get('dataset'))
+    if inner is None:
+        yield dataset
+        return
+    for part in inner if isinstance(inner, (list, tuple)) else [inner]:
+        yield from unwrap(part)
 
 
 def guard_pipelines(config: Config) -> None:
-    """Has the config's pipelines name the file that they fail on.
+    """Wrap the pipelines so that failures name the file.
 
-    In training it is left out, in validation and test it ends the run.
+    In training it is left out; in validation and testing it ends the run.
     """
     head = (config.get('model') or {}).get('decode_head') or {}
     head = head[-1] if isinstance(head, (list, tuple)) else head
@@ -174,33 +161,17 @@ def guard_pipelines(config: Config) -> None:
             if pipeline and pipeline[0].get('type') != 'PipelineGuard':
                 skip = split == 'train'
                 guard = dict(type='PipelineGuard', transforms=pipeline, skip=skip)
-                # Evaluations leave such ids out by themselves.
+                # Evaluation leaves such ids out itself.
                 if skip and 'num_classes' in head:
                     guard['num_classes'] = head['num_classes']
                     guard['ignore_index'] = head.get('ignore_index', 255)
                 part['pipeline'] = [guard]
 
 
-def unwrap(dataset: dict) -> Iterator[dict]:
-    """The configs of the data sets inside of wrappers such as RepeatDataset."""
-    inner = dataset.get('datasets', dataset.get('dataset'))
-    if inner is None:
-        yield dataset
-        return
-    for part in inner if isinstance(inner, (list, tuple)) else [inner]:
-        yield from unwrap(part)
-
-
-def build_runner(config: Config):
-    """Builds the config's Runner, or the class that `runner_type` names."""
+def build_runner(config: Config) -> Runner:
+    """Build the config's Runner, or the class that `runner_type` names."""
     guard_pipelines(config)
-    # mmengine's runner takes seconds to import; a mistake on the command line, none.
-    from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
-
     if config.launcher != 'none':
-        from mmlit_tools.distributed import check_same_start, start_processes
-
         start_processes(config)
     build = RUNNERS.build if 'runner_type' in config else Runner.from_cfg
     runner = build(config)

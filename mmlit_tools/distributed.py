@@ -1,16 +1,17 @@
-"""The processes of a distributed run, and what mmengine needs to start without a GPU.
+"""Start the processes of a distributed run, also where there is no GPU.
 
 On GPUs mmengine joins them itself. Without any it cannot: it calls
 `torch.cuda.set_device` first, and gives its DistributedDataParallel `device_ids`. But
-it leaves a process group alone that is there already, and arguments that a config
-names; so here the group is made, over gloo, and the config completed.
+it leaves an existing process group alone, and arguments that a config sets; so the
+group is made here, over gloo, and the config completed.
 """
+
+from __future__ import annotations
 
 import atexit
 import os
 import subprocess
 from datetime import timedelta
-from typing import Tuple
 
 import torch
 import torch.distributed as dist
@@ -21,10 +22,10 @@ from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import find_latest_checkpoint
 from torch.nn.parallel import DistributedDataParallel
 
-from mmlit_tools.configs import stop
+from mmlit.errors import UserError
 
-#: In which variables each launcher says which process this is: its rank, the number of
-#: processes, its rank on this machine.
+#: Each launcher's variables for the rank of this process, the number of processes, and
+#: the rank on this machine.
 VARIABLES = dict(
     pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
@@ -44,14 +45,15 @@ OPTIONS_OF_MMENGINE = ('backend', 'init_backend', 'port', 'timeout')
 
 
 def start_processes(config: Config) -> None:
-    """Prepares a config with a launcher for its Runner, on GPUs and without.
+    """Prepare a config with a launcher for its Runner, with GPUs or without.
 
-    Stops where `config.launcher` did not start this process, or started more processes
-    on this machine than it has GPUs.
+    Raises:
+        UserError: `config.launcher` did not start this process, or started more
+            processes on this machine than it has GPUs.
     """
     rank, size, local_rank = find_place(config.launcher)
     if get_device() == 'cuda' and local_rank >= torch.cuda.device_count():
-        stop(
+        raise UserError(
             f'process {local_rank} of this machine, counted from 0, has no GPU: torch '
             f'sees {torch.cuda.device_count()}; start a process for each and no more'
         )
@@ -61,9 +63,9 @@ def start_processes(config: Config) -> None:
 
 
 def check_same_start(config: Config) -> None:
-    """Stops where some processes resume and others do not, or from another checkpoint.
+    """Raise UserError unless all processes start from the same checkpoint.
 
-    On machines that do not share the work folder they would: each looks for itself.
+    Each looks for itself, and machines may not share the work folder.
     """
     checkpoint = config.get('load_from')
     if config.get('resume') and checkpoint is None:
@@ -74,17 +76,17 @@ def check_same_start(config: Config) -> None:
     starts = all_gather_object(start)
     others = [rank for rank, other in enumerate(starts) if other != starts[0]]
     if others:
-        stop(
+        raise UserError(
             f'process 0 {starts[0]}, process {others[0]} {starts[others[0]]}: all have '
             f'to see the same work folder (here {os.path.abspath(config.work_dir)})'
         )
 
 
-def find_place(launcher: str) -> Tuple[int, int, int]:
-    """This process's rank, the number of processes, its rank on this machine."""
+def find_place(launcher: str) -> tuple[int, int, int]:
+    """Return the rank, the number of processes, and the rank on this machine."""
     missing = [name for name in VARIABLES[launcher] if name not in os.environ]
     if missing:
-        stop(
+        raise UserError(
             f'--launcher {launcher} is for processes that {STARTERS[launcher]} has '
             f'started, and this one lacks their {", ".join(missing)} in its environment'
         )
@@ -93,7 +95,7 @@ def find_place(launcher: str) -> Tuple[int, int, int]:
 
 
 def _start_gloo(config: Config, rank: int, size: int, local_rank: int) -> None:
-    """Joins the process group, which mmengine then finds."""
+    """Join a process group, which mmengine then finds."""
     options = config.get('env_cfg', {}).get('dist_cfg', {})
     if options.get('port') is not None:  # what mmengine has for Slurm
         os.environ['MASTER_PORT'] = str(options['port'])
@@ -105,25 +107,25 @@ def _start_gloo(config: Config, rank: int, size: int, local_rank: int) -> None:
     if options.get('timeout') is not None:
         more['timeout'] = timedelta(seconds=options['timeout'])
     dist.init_process_group('gloo', **more)
-    # Left to Python's end, threads of gloo's now and then abort a process that is done.
+    # Threads of gloo that outlive it now and then abort a process at its exit.
     atexit.register(dist.destroy_process_group)
     if rank == 0:
         print(f'torch sees no GPU: {size} processes on CPUs, over gloo')
 
 
 def _first_machine(launcher: str) -> str:
-    """The machine of process 0, as mmengine asks Slurm for it."""
+    """Return the machine of process 0, asking Slurm as mmengine does."""
     if launcher == 'slurm' and 'SLURM_NODELIST' in os.environ:
         ask = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
         return subprocess.check_output(ask, text=True).split()[0]
-    stop(
+    raise UserError(
         f'--launcher {launcher} without a GPU needs MASTER_ADDR in the environment: '
         'the address of the machine of process 0, 127.0.0.1 where there is one machine'
     )
 
 
 def _wrap_without_devices(config: Config) -> None:
-    """Has the model wrapped as mmengine would, but for the number of a GPU."""
+    """Set mmengine's default model wrapper, without the number of a GPU."""
     wrapper = config.get('model_wrapper_cfg')
     if wrapper is None:
         find_unused = config.get('find_unused_parameters', False)
@@ -131,7 +133,7 @@ def _wrap_without_devices(config: Config) -> None:
     wrapper.setdefault('type', 'MMDistributedDataParallel')
     kind = MODEL_WRAPPERS.get(wrapper['type'])
     if kind is None:
-        stop(f'model_wrapper_cfg.type={wrapper["type"]!r} is no model wrapper')
+        raise UserError(f'model_wrapper_cfg.type={wrapper["type"]!r} is not registered')
     if issubclass(kind, DistributedDataParallel):
         wrapper.setdefault('device_ids', None)
     config.model_wrapper_cfg = wrapper

@@ -1,7 +1,7 @@
-"""Which checkpoint of a work folder a training goes on from: the latest whole one.
+"""Find the latest whole checkpoint of a work folder.
 
-mmengine goes on from the one that `last_checkpoint` names, and its own hook writes both
-in place, so a kill may leave either of them torn.
+mmengine resumes from the one that `last_checkpoint` names, and its own hook writes both
+in place, so that a kill may leave either of them torn.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmlit_tools.configs import stop
+from mmlit.checkpoints.reader import read_checkpoint
+from mmlit.errors import BrokenCheckpointError, UserError
 
 
 def find_whole_checkpoint(config: Config) -> str | None:
-    """The path of the checkpoint to resume from; None where there is none to be had.
+    """Return the path of the checkpoint to resume from, or None if there is none.
 
-    Each one is read through before it is taken, and those that are passed over are
-    named.
+    Each is read whole before it is taken, and those that are passed over are named.
+
+    Raises:
+        UserError: The latest one is unsafe, or cannot be read at present.
     """
     note = Path(config.work_dir, 'last_checkpoint')
     noted = note.read_text().strip() if note.is_file() else ''
     if '://' in noted:
-        return noted  # not on this machine, and nothing to compare it with
+        return noted  # Not on this machine: there is nothing to compare it with.
     for path in _candidates(config, note, noted):
         fault = _fault(path)
         if fault is None:
@@ -34,27 +37,24 @@ def find_whole_checkpoint(config: Config) -> str | None:
 
 
 def _fault(path: Path) -> str | None:
-    """Why a checkpoint is not whole."""
-    from mmlit.checkpoints.reader import read_checkpoint
-    from mmlit.errors import BrokenCheckpointError, UnsafeCheckpointError
-
+    """Return why a checkpoint is not whole, or None if it is."""
     try:
         read_checkpoint(path)
     except (BrokenCheckpointError, FileNotFoundError) as error:
         return str(error)
-    except UnsafeCheckpointError as error:
-        stop(str(error))
     except (OSError, MemoryError) as error:
-        # Not to be passed over: it may be whole, and is what the run goes on from.
-        stop(f'{path} cannot be read now: {error or type(error).__name__}')
+        # It may be whole, and the one to resume from: do not pass it over.
+        raise UserError(
+            f'{path} cannot be read now: {error or type(error).__name__}'
+        ) from error
     return None
 
 
 def _candidates(config: Config, note: Path, noted: str) -> Iterator[Path]:
-    """Checkpoints in the order in which they are to be tried.
+    """Yield checkpoints in the order in which to try them.
 
     First those that were written after the note and have come further: a kill may come
-    between the two. Then the noted one, then what came before it. Others are of an
+    between the two. Then the noted one, then the ones before it. Any others are of an
     earlier training in the same folder. Without a note: the newest first.
     """
     folder, pattern = _place(config)
@@ -85,7 +85,7 @@ def _candidates(config: Config, note: Path, noted: str) -> Iterator[Path]:
 
 
 def _place(config: Config) -> tuple[Path, re.Pattern]:
-    """The folder of the checkpoints, and their names with the number as a group."""
+    """Return the folder of the checkpoints and the pattern of their names."""
     hook = config.get('default_hooks', {}).get('checkpoint') or {}
     folder = Path(config.work_dir)
     if hook.get('out_dir') is not None:

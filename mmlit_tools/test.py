@@ -1,29 +1,25 @@
-#!/usr/bin/env python3
-"""Tests a checkpoint of a detector or segmentor with the metrics of its config.
+"""Test a checkpoint of a detector or segmentor with the metrics of its config.
 
     python tools/test.py CONFIG CHECKPOINT [--out FILE.pkl] [--show-dir DIR]
 
 The options are those of mmdet's and mmseg's own `tools/test.py`, all but `--tta`.
 """
 
+from __future__ import annotations
+
 import argparse
 
 from mmengine.config import Config
 
-from mmlit_tools.configs import (
-    add_common_options,
-    add_config_options,
-    build_runner,
-    check_file,
-    load_config,
-    make_data,
-    stop,
-)
+from mmlit.errors import UserError
+from mmlit_tools.cli import add_config_options, add_runner_options, check_file, command
+from mmlit_tools.configs import build_runner, load_config, make_data
 
 
-def main() -> None:
-    """Tests what the command line asks for."""
-    args = parse_args()
+@command('test.py')
+def main(arguments: list[str] | None = None) -> None:
+    """Test as the command line says."""
+    args = parse_args(arguments)
     check_file(args.checkpoint, 'checkpoint')
     config = load_config(args)
     config.load_from = args.checkpoint
@@ -36,9 +32,11 @@ def main() -> None:
     build_runner(config).test()
 
 
-def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description='Test a detector or segmentor.')
+def parse_args(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        'test.py', description='Test a detector or segmentor.'
+    )
     add_config_options(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
@@ -55,15 +53,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--wait-time', type=float, default=2, help='seconds that --show shows each'
     )
-    add_common_options(parser)
-    return parser.parse_args()
+    add_runner_options(parser)
+    return parser.parse_args(arguments)
 
 
 def draw_predictions(config: Config, args: argparse.Namespace) -> None:
-    """Switches on the scope's visualization hook."""
+    """Switch on the scope's visualization hook."""
     hook = config.get('default_hooks', {}).get('visualization')
     if hook is None:
-        stop(
+        raise UserError(
             '--show and --show-dir need a visualization hook in the config: '
             "default_hooks.visualization = dict(type='DetVisualizationHook') or "
             'SegVisualizationHook'
@@ -81,7 +79,7 @@ def draw_predictions(config: Config, args: argparse.Namespace) -> None:
 
 
 def write_predictions(config: Config, out: str) -> None:
-    """Has the predictions written to `out`, in the manner of the config's scope."""
+    """Add what writes the predictions in the config's scope."""
     evaluators = config.test_evaluator
     if not isinstance(evaluators, (list, tuple)):
         evaluators = [evaluators]
@@ -89,13 +87,9 @@ def write_predictions(config: Config, out: str) -> None:
         evaluators[0].output_dir = out
         return
     if not out.endswith(('.pkl', '.pickle')):
-        stop(f'--out must end in .pkl or .pickle, got {out}')
+        raise UserError(f'--out must end in .pkl or .pickle, got {out}')
     detection = config.get('default_scope') == 'mmdet'
     dump = dict(
         type='DumpDetResults' if detection else 'DumpResults', out_file_path=out
     )
     config.test_evaluator = [*evaluators, dump]
-
-
-if __name__ == '__main__':
-    main()

@@ -1,38 +1,28 @@
-#!/usr/bin/env python3
-"""Trains a detector or segmentor from a config.
+"""Train a detector or segmentor from a config.
 
     python tools/train.py configs/detection/mask-rcnn_lit-ti_fpn_1x_coco.py
 
-The options are those of mmdet's and mmseg's own `tools/train.py`.
+The options are those of mmdet's and mmseg's own `tools/train.py`, and two that check
+the data first.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from mmlit_tools.configs import (
-    add_common_options,
-    add_config_options,
-    build_runner,
-    check_file,
-    load_config,
-    make_data,
-    stop,
-)
-from mmlit_tools.data.validation import check_validation
+from mmlit.errors import UserError
+from mmlit_tools.cli import add_config_options, add_runner_options, check_file, command
+from mmlit_tools.configs import build_runner, load_config, make_data
 from mmlit_tools.resume import find_whole_checkpoint
 
-if TYPE_CHECKING:
-    from mmengine.runner import Runner  # takes seconds to import
 
-
-def main() -> None:
-    """Trains what the command line asks for."""
-    args = parse_args()
+@command('train.py')
+def main(arguments: list[str] | None = None) -> None:
+    """Train as the command line says."""
+    args = parse_args(arguments)
     if args.resume not in (None, 'auto'):
         check_file(args.resume, 'the checkpoint to resume from,')
     config = load_config(args)
@@ -44,45 +34,21 @@ def main() -> None:
     if config.get('load_from') is not None:
         check_file(config.load_from, 'the checkpoint load_from of the config,')
     make_data(config)
-    if args.check_data:
-        check_data(config)
-    check_validation(config)
-    train(build_runner(config))
+    check_data(config, args)
+    build_runner(config).train()
 
 
-def train(runner: Runner) -> None:
-    """Trains; what its user can mend ends with one line instead of a traceback."""
-    from mmlit.errors import (
-        BrokenCheckpointError,
-        BrokenSampleError,
-        CheckpointWriteError,
-        NonFiniteLossError,
-        UnsafeCheckpointError,
+def parse_args(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        'train.py', description='Train a detector or segmentor.'
     )
-
-    try:
-        runner.train()
-    except BrokenSampleError as error:
-        # From a data worker it comes with a traceback in front.
-        stop(str(error).strip().splitlines()[-1].split('BrokenSampleError: ')[-1])
-    except (
-        BrokenCheckpointError,
-        CheckpointWriteError,
-        NonFiniteLossError,
-        UnsafeCheckpointError,
-    ) as error:
-        stop(str(error))
-
-
-def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description='Train a detector or segmentor.')
     add_config_options(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint, or, without a path, from the latest whole '
+        help='resume from this checkpoint, or, without a path, from the latest whole '
         'one of the work folder',
     )
     parser.add_argument(
@@ -97,39 +63,54 @@ def parse_args() -> argparse.Namespace:
         help='scale the learning rate by the total batch size over '
         'auto_scale_lr.base_batch_size of the config',
     )
-    parser.add_argument(
+    checks = parser.add_mutually_exclusive_group()
+    checks.add_argument(
         '--check-data',
         action='store_true',
         help='check the training and validation data first, and stop at errors: see '
         'tools/check_data.py',
     )
-    add_common_options(parser)
-    return parser.parse_args()
+    checks.add_argument(
+        '--check-val',
+        action='store_true',
+        help='load each validation image and mask once first, and stop if one is '
+        'broken: an evaluation would, after hours of training',
+    )
+    add_runner_options(parser)
+    return parser.parse_args(arguments)
 
 
-def check_data(config: Config) -> None:
-    """Reads the data through, and stops at errors."""
+def check_data(config: Config, args: argparse.Namespace) -> None:
+    """Check the data as far as asked for; raise UserError at faults."""
+    if not (args.check_data or args.check_val):
+        return
     if config.launcher != 'none':
-        stop(
-            '--check-data would run in every process of a distributed training: run '
+        option = '--check-data' if args.check_data else '--check-val'
+        raise UserError(
+            f'{option} would run in every process of a distributed training: run '
             'tools/check_data.py CONFIG before it'
         )
-    from mmlit_tools.data.check import stop_at_errors
+    if args.check_data:
+        from mmlit_tools.data.check import stop_at_errors
 
-    stop_at_errors(config)
+        stop_at_errors(config)
+    else:
+        from mmlit_tools.data.validation import check_validation
+
+        check_validation(config)
 
 
 def use_amp(config: Config, asked: bool) -> None:
-    """Makes the config's optimizer wrapper one of mixed precision that runs here.
+    """Set an optimizer wrapper of mixed precision that runs on this device.
 
-    On the CPU a config's own AmpOptimWrapper is replaced too: mmengine refuses it.
+    On the CPU it also replaces a config's own AmpOptimWrapper, which refuses to run.
     """
     wrapper = config.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if not asked and kind != 'AmpOptimWrapper':
         return
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        stop(
+        raise UserError(
             f'--amp replaces optim_wrapper.type OptimWrapper, and the config has {kind}'
         )
     if get_device() == 'cpu':
@@ -139,36 +120,30 @@ def use_amp(config: Config, asked: bool) -> None:
         wrapper.type = 'CpuAmpOptimWrapper'
         for name in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(name, None)
-    elif kind == 'OptimWrapper':  # else the config has chosen its loss scale already
+    elif kind == 'OptimWrapper':  # The other kind has its own loss scale.
         wrapper.type = 'AmpOptimWrapper'
         wrapper.loss_scale = 'dynamic'
 
 
 def resume(config: Config, checkpoint: str) -> None:
-    """Has the run go on from a checkpoint: 'auto' is the latest whole one.
+    """Set the checkpoint to resume from; 'auto' is the latest whole one.
 
-    Where there is none yet, the config stays as it is: mmengine would drop its
+    If there is none yet, the config stays as it is: mmengine would drop its
     `load_from` too, and train from scratch.
     """
-    if checkpoint != 'auto':
-        config.resume, config.load_from = True, checkpoint
-        return
-    checkpoint = find_whole_checkpoint(config)
-    if checkpoint is None:
-        print(f'No checkpoint to resume in {config.work_dir}: starting anew')
-    else:
-        config.resume, config.load_from = True, checkpoint
+    if checkpoint == 'auto':
+        checkpoint = find_whole_checkpoint(config)
+        if checkpoint is None:
+            print(f'No checkpoint to resume in {config.work_dir}: starting anew')
+            return
+    config.resume, config.load_from = True, checkpoint
 
 
 def scale_lr(config: Config) -> None:
-    """Switches on mmengine's scaling of the learning rate."""
+    """Switch on mmengine's scaling of the learning rate."""
     if config.get('auto_scale_lr', {}).get('base_batch_size') is None:
-        stop(
+        raise UserError(
             '--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=N) in the '
             'config, N being the total batch size that its learning rate is meant for'
         )
     config.auto_scale_lr.enable = True
-
-
-if __name__ == '__main__':
-    main()

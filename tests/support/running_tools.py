@@ -1,16 +1,25 @@
-"""Starting the real tools, each in its own process, and reading what they leave."""
+"""Run tools, in this process or in their own, and read what they leave."""
 
 import json
 import subprocess
 import sys
 
+import pytest
 import torch
 
 SPLITS = {'train': 'train', 'val': 'val', 'test': 'val'}
 
 
+def stopped(main, *arguments):
+    """Return the one line that a command's `main` ends with, at exit status 1."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert isinstance(stop.value.code, str) and '\n' not in stop.value.code
+    return stop.value.code
+
+
 def start(tool, *arguments, cwd):
-    """Starts a tool from a folder that has nothing to do with the checkout."""
+    """Start a tool from a folder that has nothing to do with the checkout."""
     command = [sys.executable, str(tool), *map(str, arguments)]
     return subprocess.Popen(
         command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -18,7 +27,7 @@ def start(tool, *arguments, cwd):
 
 
 def finish(process, timeout=900):
-    """Returns the output of a tool that has to succeed."""
+    """Return the output of a tool that has to succeed."""
     output, _ = process.communicate(timeout=timeout)
     assert process.returncode == 0, output[-5000:]
     return output

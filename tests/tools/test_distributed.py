@@ -1,4 +1,4 @@
-"""What tools/processes.py does before mmengine: messages, variables, the config."""
+"""Distributed runs: messages, variables, the config, and the launch scripts."""
 
 import os
 import subprocess
@@ -9,17 +9,17 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmlit_tools import distributed as processes
+from mmlit.errors import UserError
+from mmlit_tools import distributed
 from support.two_processes import free_port
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 
-def stopped(config):
-    with pytest.raises(SystemExit) as stop:
-        processes.start_processes(Config(config))
-    assert isinstance(stop.value.code, str) and '\n' not in stop.value.code
-    return stop.value.code
+def refusal(launcher):
+    with pytest.raises(UserError) as refused:
+        distributed.start_processes(Config(dict(launcher=launcher)))
+    return str(refused.value)
 
 
 @pytest.fixture
@@ -41,38 +41,38 @@ def rank_3(monkeypatch):
     ],
 )
 def test_nobody_started_this_process(monkeypatch, launcher, starter, lacks):
-    for names in processes.VARIABLES.values():
+    for names in distributed.VARIABLES.values():
         for name in names:
             monkeypatch.delenv(name, raising=False)
-    message = stopped(dict(launcher=launcher))
+    message = refusal(launcher)
     assert f'--launcher {launcher}' in message
     assert starter in message and lacks in message
 
 
 def test_more_processes_than_gpus(monkeypatch, rank_3):
-    monkeypatch.setattr(processes, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(distributed, 'get_device', lambda: 'cuda')
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 3)
-    message = stopped(dict(launcher='pytorch'))
+    message = refusal('pytorch')
     assert 'process 3' in message and 'torch sees 3' in message
     # With a GPU for each, all is left to mmengine.
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     config = Config(dict(launcher='pytorch'))
-    processes.start_processes(config)
+    distributed.start_processes(config)
     assert config.get('model_wrapper_cfg') is None
     assert not torch.distributed.is_initialized()
 
 
 def test_no_address(monkeypatch, rank_3):
-    monkeypatch.setattr(processes, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(distributed, 'get_device', lambda: 'cpu')
     monkeypatch.delenv('MASTER_ADDR', raising=False)
-    message = stopped(dict(launcher='pytorch'))
+    message = refusal('pytorch')
     assert 'MASTER_ADDR' in message and '127.0.0.1' in message
 
 
 def test_an_unknown_wrapper():
     config = Config(dict(model_wrapper_cfg=dict(type='MyWrapper')))
-    with pytest.raises(SystemExit, match="model_wrapper_cfg.type='MyWrapper'"):
-        processes._wrap_without_devices(config)
+    with pytest.raises(UserError, match="model_wrapper_cfg.type='MyWrapper'"):
+        distributed._wrap_without_devices(config)
 
 
 # --- the config -------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_an_unknown_wrapper():
 )
 def test_the_wrapper_gets_no_device(theirs, expected):
     config = Config(theirs)
-    processes._wrap_without_devices(config)
+    distributed._wrap_without_devices(config)
     expected = dict(expected, type='MMDistributedDataParallel', device_ids=None)
     assert config.model_wrapper_cfg == expected
 
@@ -103,14 +103,14 @@ def test_the_wrapper_gets_no_device(theirs, expected):
 def test_a_wrapper_that_knows_no_devices():
     wrapper = dict(type='MMFullyShardedDataParallel')
     config = Config(dict(model_wrapper_cfg=wrapper))
-    processes._wrap_without_devices(config)
+    distributed._wrap_without_devices(config)
     assert config.model_wrapper_cfg == wrapper
 
 
 def test_the_place_that_mpirun_gives(monkeypatch):
     for name, value in (('RANK', 5), ('SIZE', 8), ('LOCAL_RANK', 1)):
         monkeypatch.setenv(f'OMPI_COMM_WORLD_{name}', str(value))
-    assert processes.find_place('mpi') == (5, 8, 1)
+    assert distributed.find_place('mpi') == (5, 8, 1)
 
 
 # --- in two processes -------------------------------------------------------------
@@ -118,23 +118,30 @@ def test_the_place_that_mpirun_gives(monkeypatch):
 PROGRAM = """
 import sys
 import torch
-from mmlit_tools import distributed as processes
 import torch.distributed as dist
 from mmengine.config import Config
-launcher, rank, work_dirs = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-timeout = dict(dist_cfg=dict(backend='nccl', timeout=60))
-processes.start_processes(Config(dict(launcher=launcher, env_cfg=timeout)))
-total = torch.tensor(rank + 1)
-dist.all_reduce(total)
-print('total', total.item(), dist.get_backend())
-config = Config(dict(work_dir=work_dirs[0], resume=True, load_from=None))
-processes.check_same_start(config)
-print('same start', flush=True)
-config.work_dir = work_dirs[rank]
-processes.check_same_start(config)
+from mmlit_tools import distributed
+from mmlit_tools.cli import command
+
+@command('train.py')
+def main(arguments):
+    launcher, rank, *work_dirs = arguments
+    timeout = dict(dist_cfg=dict(backend='nccl', timeout=60))
+    distributed.start_processes(Config(dict(launcher=launcher, env_cfg=timeout)))
+    total = torch.tensor(int(rank) + 1)
+    dist.all_reduce(total)
+    print('total', total.item(), dist.get_backend())
+    config = Config(dict(work_dir=work_dirs[0], resume=True, load_from=None))
+    distributed.check_same_start(config)
+    print('same start', flush=True)
+    config.work_dir = work_dirs[int(rank)]
+    distributed.check_same_start(config)
+
+main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_without_a_gpu(tmp_path):
     """As srun starts them; torchrun does in test_dist_tools.py."""
     if torch.cuda.is_available():
@@ -174,3 +181,71 @@ def test_without_a_gpu(tmp_path):
         assert process.returncode == 1, error
         assert 'process 0 resumes from epoch_3.pth, process 1 starts anew' in error
         assert 'Traceback' not in error
+
+
+# --- the launch scripts pass on every argument --------------------------------------
+
+
+def launch(tmp_path, script, *arguments, **variables):
+    """The command that a script would run, one argument a line."""
+    fake = tmp_path / 'bin'
+    fake.mkdir()
+    for name in ('python', 'srun'):
+        (fake / name).write_text('#!/bin/sh\nprintf "%s\\n" "$0" "$@"\n')
+        (fake / name).chmod(0o755)
+    variables['PATH'] = f'{fake}{os.pathsep}{os.environ["PATH"]}'
+    result = subprocess.run(
+        ['bash', str(TOOLS / script), *arguments],
+        cwd=tmp_path,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+    lines = result.stdout.splitlines()
+    return result, [Path(lines[0]).name, *lines[1:]] if lines else []
+
+
+OPTIONS = ('--cfg-options', 'a.b="[1, 2]"', 'c=*')
+
+
+def test_dist_train(tmp_path):
+    arguments = ('my config.py', '2', *OPTIONS)
+    _, command = launch(tmp_path, 'dist_train.sh', *arguments, PORT='1', NNODES='3')
+    assert command[:3] == ['python', '-m', 'torch.distributed.run']
+    assert {'--nnodes=3', '--node_rank=0', '--nproc_per_node=2'} < set(command)
+    assert {'--master_addr=127.0.0.1', '--master_port=1'} < set(command)
+    tail = [str(TOOLS / 'train.py'), 'my config.py', '--launcher', 'pytorch', *OPTIONS]
+    assert command[-len(tail) :] == tail
+
+
+def test_dist_test(tmp_path):
+    arguments = ('my config.py', 'my file.pth', '2', *OPTIONS)
+    _, command = launch(tmp_path, 'dist_test.sh', *arguments)
+    assert {'--nproc_per_node=2', '--nnodes=1', '--master_port=29500'} < set(command)
+    tail = ['my config.py', 'my file.pth', '--launcher', 'pytorch', *OPTIONS]
+    assert command[-len(tail) - 1 :] == [str(TOOLS / 'test.py'), *tail]
+
+
+@pytest.mark.parametrize(
+    ('script', 'third', 'tail'),
+    [
+        ('slurm_train.sh', 'my dir', ['--work-dir=my dir']),
+        ('slurm_test.sh', 'my file.pth', ['my file.pth']),
+    ],
+)
+def test_slurm(tmp_path, script, third, tail):
+    arguments = ('part', 'a job', 'my config.py', third, *OPTIONS)
+    environment = dict(GPUS='4', GPUS_PER_NODE='2', SRUN_ARGS='--mem=1G --quiet')
+    _, command = launch(tmp_path, script, *arguments, **environment)
+    assert command[:4] == ['srun', '-p', 'part', '--job-name=a job']
+    assert {'--gres=gpu:2', '--ntasks=4', '--mem=1G', '--quiet'} < set(command)
+    called = str(TOOLS / script.replace('slurm_', '').replace('.sh', '.py'))
+    rest = [called, 'my config.py', *tail, '--launcher=slurm', *OPTIONS]
+    assert command[-len(rest) - 2 :] == ['python', '-u', *rest]
+
+
+@pytest.mark.parametrize('script', [p.name for p in sorted(TOOLS.glob('*.sh'))])
+def test_too_few_arguments(tmp_path, script):
+    result, command = launch(tmp_path, script, 'config.py')
+    assert (result.returncode, command) == (2, [])
+    assert 'usage:' in result.stderr

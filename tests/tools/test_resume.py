@@ -1,15 +1,15 @@
-"""Which checkpoint `train.py --resume` takes: the latest whole one."""
+"""`train.py --resume` takes the latest whole checkpoint."""
 
 import errno
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+from mmlit.errors import UnsafeCheckpointError, UserError
+from mmlit_tools.resume import find_whole_checkpoint
 
 
 class Folder:
@@ -46,15 +46,9 @@ class Folder:
         self.note(self.path / name)
 
 
-@pytest.fixture
-def find(monkeypatch):
-    from mmlit_tools.resume import find_whole_checkpoint
-
-    def find(folder):
-        found = find_whole_checkpoint(folder.config)
-        return found if found is None else Path(found).name
-
-    return find
+def find(folder):
+    found = find_whole_checkpoint(folder.config)
+    return found if found is None else Path(found).name
 
 
 @pytest.fixture
@@ -62,7 +56,7 @@ def folder(tmp_path):
     return Folder(tmp_path / 'run')
 
 
-def test_nothing_yet(find, folder, capsys):
+def test_nothing_yet(folder, capsys):
     assert find(folder) is None
     folder.path.mkdir()
     (folder.path / 'best_mIoU_epoch_1.pth').touch()
@@ -70,7 +64,7 @@ def test_nothing_yet(find, folder, capsys):
     assert capsys.readouterr().out == ''
 
 
-def test_the_noted_one(find, folder):
+def test_the_noted_one(folder):
     folder.both('epoch_9.pth')
     folder.both('epoch_10.pth')
     assert find(folder) == 'epoch_10.pth'
@@ -78,7 +72,7 @@ def test_the_noted_one(find, folder):
     assert find(folder) == 'interrupted.pth'
 
 
-def test_a_kill_before_the_note(find, folder):
+def test_a_kill_before_the_note(folder):
     folder.save('epoch_1.pth')
     assert find(folder) == 'epoch_1.pth'
     folder.note(folder.path / 'epoch_1.pth')
@@ -86,7 +80,7 @@ def test_a_kill_before_the_note(find, folder):
     assert find(folder) == 'epoch_2.pth'
 
 
-def test_a_torn_one_is_passed_over_and_named(find, folder, capsys):
+def test_a_torn_one_is_passed_over_and_named(folder, capsys):
     """As mmengine's own hook leaves it: torn and not noted yet."""
     folder.both('epoch_1.pth')
     folder.both('epoch_2.pth')
@@ -96,7 +90,7 @@ def test_a_torn_one_is_passed_over_and_named(find, folder, capsys):
     assert out.startswith('Passed over: ') and 'epoch_3.pth is cut off' in out
 
 
-def test_a_torn_one_that_is_noted(find, folder, capsys):
+def test_a_torn_one_that_is_noted(folder, capsys):
     """As after a power failure; and empty, as an open file of a full disk is."""
     folder.both('iter_100.pth')
     folder.both('iter_200.pth', torn=True)
@@ -107,20 +101,20 @@ def test_a_torn_one_that_is_noted(find, folder, capsys):
 
 
 @pytest.mark.parametrize('note', ['', 'run/epoch_', 'somewhere/else/epoch_7.pth'])
-def test_a_note_that_is_torn_or_leads_nowhere(find, folder, note):
+def test_a_note_that_is_torn_or_leads_nowhere(folder, note):
     folder.both('epoch_1.pth')
     folder.save('epoch_2.pth')
     folder.note(note)
     assert find(folder) == 'epoch_2.pth'
 
 
-def test_only_torn_ones(find, folder, capsys):
+def test_only_torn_ones(folder, capsys):
     folder.save('epoch_1.pth', torn=True)
     assert find(folder) is None
     assert 'epoch_1.pth is cut off' in capsys.readouterr().out
 
 
-def test_an_earlier_training_in_the_folder_is_not_gone_on_with(find, folder):
+def test_an_earlier_training_in_the_folder_is_not_gone_on_with(folder):
     folder.both('epoch_12.pth')
     folder.both('epoch_1.pth')
     assert find(folder) == 'epoch_1.pth'
@@ -128,7 +122,7 @@ def test_an_earlier_training_in_the_folder_is_not_gone_on_with(find, folder):
     assert find(folder) == 'epoch_1.pth'
 
 
-def test_a_folder_that_was_moved_or_copied(find, folder):
+def test_a_folder_that_was_moved_or_copied(folder):
     folder.both('epoch_1.pth')
     folder.note('where/it/was/once/epoch_1.pth')
     assert find(folder) == 'epoch_1.pth'
@@ -138,7 +132,7 @@ def test_a_folder_that_was_moved_or_copied(find, folder):
     assert find(folder) == 'epoch_2.pth'
 
 
-def test_where_the_hook_says(find, tmp_path):
+def test_where_the_hook_says(tmp_path):
     folder = Folder(
         tmp_path / 'run', out_dir=str(tmp_path / 'out'), filename_tmpl='e{}.pt'
     )
@@ -148,7 +142,7 @@ def test_where_the_hook_says(find, tmp_path):
     assert find(folder) == 'e1.pt'
 
 
-def test_other_storage_is_taken_by_its_word(find, folder):
+def test_other_storage_is_taken_by_its_word(folder):
     folder.note('s3://bucket/run/epoch_3.pth')
     assert find(folder) == 'epoch_3.pth'
 
@@ -158,7 +152,7 @@ class Evil:
         return os.system, ('touch ran',)
 
 
-def test_one_that_the_disk_fails_on_ends_it(find, folder, monkeypatch):
+def test_one_that_the_disk_fails_on_ends_it(folder, monkeypatch):
     """It may be whole: no earlier one is gone on from in its place."""
 
     def fail(*_):
@@ -166,19 +160,15 @@ def test_one_that_the_disk_fails_on_ends_it(find, folder, monkeypatch):
 
     folder.both('epoch_1.pth')
     folder.both('epoch_2.pth')
-    monkeypatch.setattr('mmlit.checkpoints.reader.check_limits', fail)
-    with pytest.raises(SystemExit) as stop:
+    monkeypatch.setattr('mmlit_tools.resume.read_checkpoint', fail)
+    with pytest.raises(UserError, match='epoch_2.pth cannot be read now: .* error'):
         find(folder)
-    assert 'epoch_2.pth cannot be read now: ' in stop.value.code
-    assert stop.value.code.endswith('Input/output error')
 
 
-def test_an_unsafe_one_ends_it(find, folder, monkeypatch, tmp_path):
+def test_an_unsafe_one_ends_it(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     folder.both('epoch_1.pth')
     torch.save({'state_dict': {}, 'x': Evil()}, folder.path / 'epoch_1.pth')
-    monkeypatch.setattr(sys, 'argv', ['train.py'])
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(UnsafeCheckpointError, match='is refused'):
         find(folder)
-    assert stop.value.code.startswith('train.py: ') and 'is refused' in stop.value.code
     assert not Path('ran').exists()

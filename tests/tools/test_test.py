@@ -1,0 +1,90 @@
+"""test.py: messages, and the config that reaches the Runner."""
+
+from pathlib import Path
+
+import pytest
+
+from mmlit_tools import test as tool
+from support.running_tools import stopped
+
+CONFIG = """
+default_scope = {scope!r}
+default_hooks = dict(visualization=dict(type='VisualizationHook'))
+visualizer = dict(type='Visualizer')
+test_evaluator = dict(type='Metric')
+"""
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs test.py on a config and a.pth; returns the config of its Runner."""
+
+    class Recorder:
+        def __init__(self, config):
+            configs.append(config)
+
+        def test(self):
+            pass
+
+    configs = []
+    monkeypatch.setattr(tool, 'build_runner', Recorder)
+    monkeypatch.chdir(tmp_path)
+    Path('a.pth').touch()
+
+    def run(*arguments, scope='mmengine', checkpoint='a.pth'):
+        Path('config.py').write_text(CONFIG.format(scope=scope))
+        tool.main(['config.py', checkpoint, *arguments])
+        return configs.pop()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        ('no.pth', 'checkpoint no.pth does not exist'),
+        ('a.pth --out a.json', 'got a.json'),
+        (
+            'a.pth --show-dir d --cfg-options default_hooks.visualization=None',
+            'default_hooks.visualization',
+        ),
+    ],
+)
+def test_refusals(run, arguments, said):
+    run()
+    message = stopped(tool.main, 'config.py', *arguments.split())
+    assert message.startswith('test.py: ') and said in message
+
+
+def test_the_checkpoint_is_loaded_and_not_resumed(run):
+    config = run(checkpoint='https://example.org/a.pth')
+    assert (config.load_from, config.resume) == ('https://example.org/a.pth', False)
+
+
+@pytest.mark.parametrize(
+    ('scope', 'kind'), [('mmdet', 'DumpDetResults'), ('mmengine', 'DumpResults')]
+)
+def test_out_in_detection(run, scope, kind):
+    dump = dict(type=kind, out_file_path='a.pkl')
+    config = run('--out', 'a.pkl', scope=scope)
+    assert config.test_evaluator == [dict(type='Metric'), dump]
+
+
+def test_out_in_segmentation(run):
+    config = run('--out', 'maps', scope='mmseg')
+    assert config.test_evaluator == dict(type='Metric', output_dir='maps')
+
+
+@pytest.mark.parametrize(
+    ('scope', 'options', 'hook', 'save_dir'),
+    [
+        ('mmdet', '--show-dir d', dict(test_out_dir='d'), None),
+        ('mmseg', '--show-dir d', dict(interval=1), 'd'),
+        ('mmdet', '--show --wait-time 3', dict(show=True, wait_time=3), None),
+    ],
+)
+def test_pictures(run, scope, options, hook, save_dir):
+    config = run(*options.split(), scope=scope)
+    expected = dict(type='VisualizationHook', draw=True, **hook)
+    assert dict(config.default_hooks.visualization) == expected
+    assert config.visualizer.get('save_dir') == save_dir

@@ -1,0 +1,137 @@
+"""train.py: messages, and the config that reaches the Runner."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmlit_tools import train
+from support.running_tools import stopped
+
+CONFIG = """
+default_scope = 'mmengine'
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+"""
+
+
+@pytest.fixture(autouse=True)
+def built(monkeypatch, tmp_path):
+    """The configs that Runners are to be built from; config.py is in the folder."""
+
+    class Recorder:
+        def __init__(self, config):
+            configs.append(config)
+
+        def train(self):
+            pass
+
+    configs = []
+    monkeypatch.setattr(train, 'build_runner', Recorder)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.chdir(tmp_path)
+    Path('config.py').write_text(CONFIG)
+    return configs
+
+
+@pytest.fixture
+def run(built):
+    """Runs train.py on config.py; returns the config of its Runner."""
+
+    def run(*arguments):
+        train.main(['config.py', *arguments])
+        return built.pop()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        ('--resume no.pth', 'the checkpoint to resume from, no.pth does not exist'),
+        ('--cfg-options load_from=no.pth', 'load_from of the config, no.pth does not'),
+        ('--amp --cfg-options optim_wrapper.type=MyWrapper', 'MyWrapper'),
+        ('--auto-scale-lr', 'base_batch_size'),
+        ('--cfg-options shapes.out=s shapes.size=1', 'size must be'),
+        ('--check-data --launcher pytorch', 'tools/check_data.py CONFIG'),
+        ('--check-val --launcher pytorch', 'tools/check_data.py CONFIG'),
+    ],
+)
+def test_refusals(built, options, said):
+    message = stopped(train.main, 'config.py', *options.split())
+    assert message.startswith('train.py: ') and said in message
+    assert built == []
+
+
+def test_defaults(run):
+    config = run()
+    assert config.work_dir == os.path.join('work_dirs', 'config')
+    assert config.launcher == 'none'
+    assert config.get('resume') is None
+    assert config.optim_wrapper.type == 'OptimWrapper'
+
+
+def test_work_dir_comes_from_the_command_line_then_the_config(run):
+    theirs = ('--cfg-options', 'work_dir=theirs')
+    assert run(*theirs).work_dir == 'theirs'
+    assert run(*theirs, '--work-dir', 'mine').work_dir == 'mine'
+
+
+def test_an_address_is_not_looked_for(run):
+    address = 'https://example.org/a.pth'
+    assert run('--cfg-options', f'load_from={address}').load_from == address
+
+
+def test_resume(run, capsys):
+    Path('pretrained.pth').touch()
+    load = ('--cfg-options', 'load_from=pretrained.pth')
+    # Nothing there yet: mmengine would train from scratch, without load_from.
+    config = run('--resume', *load)
+    assert (config.get('resume'), config.load_from) == (None, 'pretrained.pth')
+    assert 'No checkpoint to resume in work_dirs/config' in capsys.readouterr().out
+    Path('work_dirs/config').mkdir(parents=True)
+    last = 'work_dirs/config/epoch_1.pth'
+    torch.save({'state_dict': {}}, last)
+    Path('work_dirs/config/last_checkpoint').write_text(last)
+    config = run('--resume', *load)
+    assert (config.resume, config.load_from) == (True, last)
+    Path('a.pth').touch()
+    config = run('--resume', 'a.pth', *load)
+    assert (config.resume, config.load_from) == (True, 'a.pth')
+    config = run(*load)
+    assert (config.get('resume'), config.load_from) == (None, 'pretrained.pth')
+
+
+def test_amp(run, monkeypatch):
+    monkeypatch.setattr(train, 'get_device', lambda: 'cuda')
+    wrapper = run('--amp').optim_wrapper
+    assert (wrapper.type, wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
+    assert wrapper.optimizer.lr == 0.1
+    theirs = ['optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.loss_scale=512.']
+    wrapper = run('--amp', '--cfg-options', *theirs).optim_wrapper
+    assert (wrapper.type, wrapper.loss_scale) == ('AmpOptimWrapper', 512.0)
+
+
+@pytest.mark.parametrize('asked', [(), ('--amp',)])
+def test_amp_on_the_cpu(run, monkeypatch, capsys, asked):
+    """Also for a config that names mmengine's wrapper, which would refuse."""
+    monkeypatch.setattr(train, 'get_device', lambda: 'cpu')
+    theirs = ['optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=float16']
+    theirs = ['--cfg-options', *theirs, 'optim_wrapper.loss_scale=512.']
+    for options in (theirs, theirs if not asked else ()):
+        config = run(*asked, *options)
+        assert config.optim_wrapper.type == 'CpuAmpOptimWrapper'
+        assert set(config.optim_wrapper) == {'type', 'optimizer'}
+    assert 'bfloat16' in capsys.readouterr().out
+
+
+def test_auto_scale_lr(run):
+    config = run('--auto-scale-lr', '--cfg-options', 'auto_scale_lr.base_batch_size=16')
+    assert config.auto_scale_lr == dict(base_batch_size=16, enable=True)
+
+
+@pytest.mark.parametrize('spelling', ['--local_rank', '--local-rank'])
+def test_launcher_and_local_rank(run, monkeypatch, spelling):
+    monkeypatch.delenv('LOCAL_RANK')
+    assert run('--launcher', 'pytorch', spelling, '3').launcher == 'pytorch'
+    assert os.environ.pop('LOCAL_RANK') == '3'
