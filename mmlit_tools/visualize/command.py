@@ -40,12 +40,12 @@ def main() -> None:
     entries, count = [], 0
     for path in track_iter_progress(args.images):
         try:
-            image, reading = subject.read(path)
-            count += write_pictures(args, path.stem, image, reading)
+            image, result = subject.probe(path)
+            count += write_pictures(args, path.stem, image, result)
         except (OSError, ValueError) as error:
             stop(f'{path}: {error}')
         if args.page:
-            entries.append(describe(path.stem, image, reading, args.page_mb))
+            entries.append(describe(path.stem, image, result, args.page_mb))
     if args.page:
         try:
             print(write_page(args.out_dir / PAGE, entries, subject.weights))

@@ -19,7 +19,7 @@ from torch import nn
 
 from mmlit.models.lit import DEFAULT_INIT_CFG, LIT
 from mmlit.visualization.image import SingleImage, load_image
-from mmlit.visualization.probe import Reading, find_lit, read
+from mmlit.visualization.probe import ProbeResult, find_lit, probe
 from mmlit_tools.configs import stop
 from mmlit_tools.convert.command import weights_of
 
@@ -42,10 +42,10 @@ class Subject:
     transforms: list
     weights: str
 
-    def read(self, path: Path) -> tuple[SingleImage, Reading]:
+    def probe(self, path: Path) -> tuple[SingleImage, ProbeResult]:
         """An image, and what the network does with it."""
         image = load_image(path, self.transforms, self.preprocessor)
-        return image, read(self.lit, image.inputs)
+        return image, probe(self.lit, image.inputs)
 
 
 def open_subject(config: Config, args: argparse.Namespace) -> Subject:

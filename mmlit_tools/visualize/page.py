@@ -18,7 +18,12 @@ import numpy as np
 
 from mmlit.checkpoints.atomic import write_whole
 from mmlit.visualization.image import SingleImage
-from mmlit.visualization.probe import Attended, Merging, Reading, stride_of
+from mmlit.visualization.probe import (
+    AttentionRecord,
+    ProbeResult,
+    TokenMergingRecord,
+    stride_of,
+)
 
 TEMPLATE = Path(__file__).with_suffix('.html')
 MARK = '{{DATA}}'
@@ -50,13 +55,15 @@ def write_page(path: Path, images: Sequence[dict], weights: str) -> str:
     return f'{path} ({len(content) / MB:.1f} MB) opens in a browser{notes}'
 
 
-def describe(name: str, image: SingleImage, reading: Reading, megabytes: float) -> dict:
+def describe(
+    name: str, image: SingleImage, result: ProbeResult, megabytes: float
+) -> dict:
     """All that the page has to know of one image.
 
     Args:
         name: What to call it.
         image: The image.
-        reading: What was read of it.
+        result: What the network did with it.
         megabytes: Size in the page; attention that does not fit is left out.
     """
     entry = dict(
@@ -65,12 +72,12 @@ def describe(name: str, image: SingleImage, reading: Reading, megabytes: float) 
         height=image.size[1],
         scale=image.scale,
         jpeg=_jpeg(image.picture),
-        mergings=[_merging(merging) for merging in reading.mergings],
+        mergings=[_merging(merging) for merging in result.token_mergings],
     )
     room = megabytes * MB - len(json.dumps(entry))
-    held = choose_blocks(reading.attended, room)
-    kept = [one for one, fits in zip(reading.attended, held) if fits]
-    left = [one for one, fits in zip(reading.attended, held) if not fits]
+    held = choose_blocks(result.attentions, room)
+    kept = [one for one, fits in zip(result.attentions, held) if fits]
+    left = [one for one, fits in zip(result.attentions, held) if not fits]
     entry['attention'] = [_attended(one) for one in kept]
     names = ', '.join(f'{one.stage}.{one.block}' for one in left)
     entry['missing'] = names and (
@@ -80,7 +87,7 @@ def describe(name: str, image: SingleImage, reading: Reading, megabytes: float) 
     return entry
 
 
-def choose_blocks(attended: Sequence[Attended], room: float) -> list[bool]:
+def choose_blocks(attended: Sequence[AttentionRecord], room: float) -> list[bool]:
     """Which blocks fit: the last one of each stage first, then the one before it."""
     last = {}
     for one in attended:
@@ -95,7 +102,7 @@ def choose_blocks(attended: Sequence[Attended], room: float) -> list[bool]:
     return held
 
 
-def _merging(merging: Merging) -> dict:
+def _merging(merging: TokenMergingRecord) -> dict:
     rows, columns = merging.offsets.shape[:2]
     data, scale = _whole_numbers(merging.offsets.cpu().numpy())
     return dict(
@@ -108,7 +115,7 @@ def _merging(merging: Merging) -> dict:
     )
 
 
-def _attended(attended: Attended) -> dict:
+def _attended(attended: AttentionRecord) -> dict:
     """q and k in 8 bits with a scale per vector, the bias table in 16 bits."""
     rows, columns = attended.tokens.shape[:2]
     q, k = attended.queries_and_keys()
@@ -135,7 +142,7 @@ def _attended(attended: Attended) -> dict:
     return entry
 
 
-def _size(attended: Attended) -> int:
+def _size(attended: AttentionRecord) -> int:
     """Bytes of a block in the page."""
     rows, columns, channels = attended.tokens.shape
     heads = attended.attn.num_heads

@@ -19,14 +19,14 @@ from torch import Tensor
 from mmlit.checkpoints.atomic import write_whole
 from mmlit.visualization.image import SingleImage
 from mmlit.visualization.offsets import DPI, draw_offsets, show_picture
-from mmlit.visualization.probe import Attended, Reading, stride_of
+from mmlit.visualization.probe import AttentionRecord, ProbeResult, stride_of
 
 COLUMNS = 4
 WIDTH = 11.0  # of all panels side by side, in inches
 
 
 def write_pictures(
-    args: argparse.Namespace, stem: str, image: SingleImage, reading: Reading
+    args: argparse.Namespace, stem: str, image: SingleImage, result: ProbeResult
 ) -> int:
     """Writes what the command line asks for; returns the number of files.
 
@@ -34,7 +34,7 @@ def write_pictures(
         ValueError: A stage, block, head, cell or pixel that is not there.
     """
     draw = {'offsets': _offsets, 'attention': _attention, 'features': _features}
-    figures = draw[args.what](args, image, reading)
+    figures = draw[args.what](args, image, result)
     for name, figure in figures.items():
         picture = io.BytesIO()
         figure.savefig(picture, dpi=DPI, format='png')
@@ -46,10 +46,10 @@ def write_pictures(
 # --- offsets ----------------------------------------------------------------------
 
 
-def _offsets(args, image: SingleImage, reading: Reading) -> dict[str, Figure]:
+def _offsets(args, image: SingleImage, result: ProbeResult) -> dict[str, Figure]:
     figures = {}
-    _check_there('stage', args.stage, {m.stage for m in reading.mergings})
-    for merging in reading.mergings:
+    _check_there('stage', args.stage, {m.stage for m in result.token_mergings})
+    for merging in result.token_mergings:
         if args.stage is None or merging.stage in args.stage:
             rows, columns = merging.offsets.shape[:2]
             for row, column in args.cells or ():
@@ -66,15 +66,15 @@ def _offsets(args, image: SingleImage, reading: Reading) -> dict[str, Figure]:
 # --- attention --------------------------------------------------------------------
 
 
-def _attention(args, image: SingleImage, reading: Reading) -> dict[str, Figure]:
+def _attention(args, image: SingleImage, result: ProbeResult) -> dict[str, Figure]:
     """One picture per block: the mean over the heads, then each head."""
     width, height = image.size
     x, y = args.query or (width // 2, height // 2)
     if x >= width or y >= height:
         raise ValueError(f'--query {x},{y} lies outside of {width} x {height} pixels')
-    _check_there('stage', args.stage, {a.stage for a in reading.attended})
+    _check_there('stage', args.stage, {a.stage for a in result.attentions})
     chosen = [
-        a for a in reading.attended if args.stage is None or a.stage in args.stage
+        a for a in result.attentions if args.stage is None or a.stage in args.stage
     ]
     _check_there('block', args.block, {a.block for a in chosen})
     figures = {}
@@ -87,7 +87,7 @@ def _attention(args, image: SingleImage, reading: Reading) -> dict[str, Figure]:
 
 
 def _draw_attention(
-    attended: Attended, image: SingleImage, query: tuple, heads: list[int] | None
+    attended: AttentionRecord, image: SingleImage, query: tuple, heads: list[int] | None
 ) -> Figure:
     grid = tuple(attended.tokens.shape[:2])
     stride = stride_of(attended.stage)
@@ -103,7 +103,7 @@ def _draw_attention(
     extent = image.extent(stride, grid)
     at = (query[0] + 0.5, query[1] + 0.5)
     for axis, (title, shown) in zip(axes, panels):
-        show_picture(axis, image, faded=True)
+        show_picture(axis, image)
         share = shown / shown.max()
         axis.imshow(
             share, extent=extent, cmap='YlOrRd', vmin=0, vmax=1, alpha=opacity(share)
@@ -132,12 +132,12 @@ def _draw_attention(
 # --- level maps -------------------------------------------------------------------
 
 
-def _features(args, image: SingleImage, reading: Reading) -> dict[str, Figure]:
+def _features(args, image: SingleImage, result: ProbeResult) -> dict[str, Figure]:
     """One picture: per level how far off each token is, and principal components."""
-    _check_there('stage', args.stage, reading.levels)
+    _check_there('stage', args.stage, result.feature_maps)
     levels = {
         stage: level
-        for stage, level in reading.levels.items()
+        for stage, level in result.feature_maps.items()
         if args.stage is None or stage in args.stage
     }
     figure, axes = _panels(image, 2 * len(levels), 2, gap=0.9, right=0.1)

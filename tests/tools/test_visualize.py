@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmlit.visualization.probe import read
+from mmlit.visualization.probe import probe
 from support.looking_helpers import ARCH, ROOT, open_image, small_lit, write_noise
 from support.running_tools import finish, start
 
@@ -76,7 +76,7 @@ def test_segmentation_is_drawn(tmp_path, monkeypatch, capsys):
     args = Namespace(config=config, checkpoint=weights, max_side=None)
     subject = models.open_subject(Config.fromfile(config), args)
     assert type(subject.preprocessor).__name__ == 'SegDataPreProcessor'
-    single, _ = subject.read(image)
+    single, _ = subject.probe(image)
     assert single.scale == (1.28, pytest.approx(77 / 60))
     resized = cv2.resize(cv2.imread(str(image)), (128, 77))[..., ::-1].copy()
     pixels = torch.from_numpy(resized).permute(2, 0, 1)
@@ -100,7 +100,7 @@ def test_segmentation_is_drawn(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def seen(tmp_path):
     image = open_image(write_noise(tmp_path / 'a.png'))
-    return image, read(small_lit(), image.inputs)
+    return image, probe(small_lit(), image.inputs)
 
 
 def options(**changed):
@@ -109,13 +109,13 @@ def options(**changed):
 
 
 def test_attention_is_drawn_where_it_goes(seen):
-    image, reading = seen
-    figures = pictures._attention(options(query=(60, 20)), image, reading)
+    image, result = seen
+    figures = pictures._attention(options(query=(60, 20)), image, result)
     assert list(figures) == [
         f'attention_stage{s}_block{b}' for s, b in ((2, 0), (2, 1), (3, 0))
     ]
     # Input pixel (121, 41) is in token (2, 7) of stride 16.
-    expected = reading.attended[1].weights([(2, 7)])[:, 0].numpy()
+    expected = result.attentions[1].weights([(2, 7)])[:, 0].numpy()
     axes = figures['attention_stage2_block1'].axes
     assert len(axes) == 1 + 2 + 1  # mean, heads, colour bar
     for axis, weights in zip(axes, [expected.mean(0), *expected]):
@@ -126,16 +126,16 @@ def test_attention_is_drawn_where_it_goes(seen):
         assert axis.get_xlim() == (0, 100) and axis.get_ylim() == (60, 0)
     # The middle by default; chosen heads alone, after the mean.
     chosen = options(stage=[3], head=[2])
-    (figure,) = pictures._attention(chosen, image, reading).values()
+    (figure,) = pictures._attention(chosen, image, result).values()
     assert [a.get_title()[:6] for a in figure.axes[:2]] == ['mean o', 'head 2']
     assert 'x=50, y=30' in figure.get_suptitle()
 
 
 def test_level_maps(seen):
-    image, reading = seen
-    (figure,) = pictures._features(options(stage=[1]), image, reading).values()
+    image, result = seen
+    (figure,) = pictures._features(options(stage=[1]), image, result).values()
     left, right = figure.axes[:2]
-    level = reading.levels[1][:, :15, :25]  # Of 16 x 28: the rest is padding.
+    level = result.feature_maps[1][:, :15, :25]  # Of 16 x 28: the rest is padding.
     distances = (level - level.mean(dim=(1, 2), keepdim=True)).norm(dim=0)
     np.testing.assert_allclose(left.images[0].get_array(), distances, rtol=1e-4)
     assert right.images[0].get_array().shape == (15, 25, 3)

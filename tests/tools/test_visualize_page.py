@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmlit.archs import ARCHS
-from mmlit.visualization.probe import Attended, read
+from mmlit.visualization.probe import AttentionRecord, probe
 from support.looking_helpers import (
     SCALE,
     open_browser,
@@ -38,7 +38,7 @@ def seen(tmp_path_factory):
         table = attn.position_bias.relative_position_bias_table.zero_()
         height, width = (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
         table[1, height - 1 - 2, width - 1 + 3] = 20.0
-    return path.stem, image, read(lit, image.inputs)
+    return path.stem, image, probe(lit, image.inputs)
 
 
 @pytest.fixture(scope='module')
@@ -129,8 +129,8 @@ def test_the_brightest_place_is_where_attention_goes(browser, seen):
 
 
 def test_the_page_computes_what_the_network_does(browser, seen):
-    _, _, reading = seen
-    for attended in reading.attended:
+    _, _, result = seen
+    for attended in result.attentions:
         for query in ((0, 0), (2, 3)):
             exact = attended.weights([query])[:, 0].numpy()
             for head, expected in enumerate(exact):
@@ -142,8 +142,8 @@ def test_the_page_computes_what_the_network_does(browser, seen):
 
 
 def test_the_page_samples_where_the_network_does(browser, seen):
-    _, _, reading = seen
-    for index, merging in enumerate(reading.mergings):
+    _, _, result = seen
+    for index, merging in enumerate(result.token_mergings):
         token = (1, 2)
         script = 'return sampling(image.mergings[arguments[0]], arguments[1])'
         at = dict(row=token[0], column=token[1])
@@ -166,7 +166,8 @@ def test_the_last_block_of_each_stage_fits_at_the_usual_size(arch):
         attn = SimpleNamespace(num_heads=numbers['num_heads'], position_bias=bias)
         tokens = torch.empty(*grid, numbers['embed_dims'], device='meta')
         attended += [
-            Attended(stage, block, attn, tokens) for block in range(numbers['depths'])
+            AttentionRecord(stage, block, attn, tokens)
+            for block in range(numbers['depths'])
         ]
     held = choose_blocks(attended, PAGE_MB * 1e6 - 1e6)  # A picture and the offsets.
     last = [
@@ -177,7 +178,7 @@ def test_the_last_block_of_each_stage_fits_at_the_usual_size(arch):
 
 
 def test_what_does_not_fit_is_left_out_and_said(seen, tmp_path):
-    attended = seen[2].attended  # Stage 2 has 8 x 14 tokens, stage 3 has 4 x 7.
+    attended = seen[2].attentions  # Stage 2 has 8 x 14 tokens, stage 3 has 4 x 7.
     assert choose_blocks(attended, 0) == [False] * 3
     assert choose_blocks(attended, 1e9) == [True] * 3
     # The last blocks come first.

@@ -1,12 +1,13 @@
-"""What is read out of a LIT is what it did, and it is afterwards what it was."""
+"""Records of a LIT are what it computes, and probing leaves it as it was."""
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from mmlit import LIT
 from mmlit.visualization.offsets import draw_offsets, offset_statistics, render
-from mmlit.visualization.probe import Merging, find_lit, read
+from mmlit.visualization.probe import TokenMergingRecord, find_lit, probe
 from support.looking_helpers import PIPELINE, SCALE, open_image, small_lit, write_noise
 
 
@@ -58,11 +59,13 @@ def test_an_image_that_cannot_be_read_is_a_value_error(tmp_path, content):
         open_image(path)
 
 
-def test_a_pipeline_that_loses_places_is_refused(tmp_path):
+def test_a_pipeline_that_moves_pixels_is_refused(tmp_path):
     path = write_noise(tmp_path / 'a.png')
     flipped = [*PIPELINE, dict(type='RandomFlip', prob=0.5)]
     with pytest.raises(ValueError, match='has a RandomFlip'):
         open_image(path, flipped)
+    with pytest.raises(ValueError, match='has a RandomFlip'):
+        open_image(path, [dict(type='PipelineGuard', transforms=flipped)])
     with pytest.raises(ValueError, match='no LoadImageFromFile'):
         open_image(path, [])
     with pytest.raises(FileNotFoundError):
@@ -79,9 +82,9 @@ def test_points_lie_where_the_offsets_put_them(image):
     conv = lit.stages[1].downsample.dconv.conv_offset
     torch.nn.init.zeros_(conv.weight)
     conv.bias.data = torch.tensor(offsets)
-    reading = read(lit, image.inputs)
-    assert [m.stage for m in reading.mergings] == [1, 2, 3]
-    merging = reading.mergings[0]
+    result = probe(lit, image.inputs)
+    assert [m.stage for m in result.token_mergings] == [1, 2, 3]
+    merging = result.token_mergings[0]
     assert merging.grid == (32, 56) and merging.offsets.shape == (16, 28, 4, 2)
     # Cell (3, 5) holds tokens (6, 10) to (7, 11); the middle of token (6, 10) is at
     # input pixel x = 42, y = 26, pixel x = 21, y = 13 of the picture.
@@ -105,7 +108,7 @@ def test_points_lie_where_the_offsets_put_them(image):
 
 
 def test_the_picture_shows_the_points(image):
-    merging = read(small_lit(), image.inputs).mergings[1]
+    merging = probe(small_lit(), image.inputs).token_mergings[1]
     cells = [(2, 3), (0, 7)]
     axis = draw_offsets(merging, image, cells).axes[0]
     dots = dots_of(axis)
@@ -128,7 +131,7 @@ def test_statistics_by_hand(image):
     offsets[0, 0, 0] = torch.tensor([-3.0, 4.0])  # 5 tokens, above the map
     offsets[1, 1, 2] = torch.tensor([0.0, -1.0])  # 1 token, inside
     offsets[15, 27, 3] = 100.0  # in the padding: not counted
-    merging = Merging(1, offsets, (32, 56))
+    merging = TokenMergingRecord(1, offsets, (32, 56))
     points = 15 * 25 * 4
     assert offset_statistics(merging, image) == dict(
         mean_displacement=pytest.approx(6 / points),
@@ -141,7 +144,7 @@ def test_offsets_of_an_untrained_network_are_zero(image):
     lit = small_lit()
     for stage in lit.stages[1:]:
         torch.nn.init.zeros_(stage.downsample.dconv.conv_offset.weight)
-    for merging in read(lit, image.inputs).mergings:
+    for merging in probe(lit, image.inputs).token_mergings:
         assert set(offset_statistics(merging, image).values()) == {0.0}
         assert render(draw_offsets(merging, image)).dtype == np.uint8
 
@@ -153,14 +156,12 @@ def test_offsets_of_an_untrained_network_are_zero(image):
 def test_weights_are_those_of_the_forward_pass(image, kind):
     """With them, the module's values and projection give the module's output."""
     arch = dict(small_lit().arch.__dict__, pos_embed=kind)
-    from mmlit import LIT
-
     torch.manual_seed(0)
     lit = LIT(arch, img_size=96).eval()
     for name, parameter in lit.named_parameters():
         if 'qkv.weight' in name or 'bias_table' in name:
             torch.nn.init.normal_(parameter, std=0.5)
-    attended = read(lit, image.inputs).attended
+    attended = probe(lit, image.inputs).attentions
     assert [(a.stage, a.block) for a in attended] == [(2, 0), (2, 1), (3, 0)]
     for one in attended:
         height, width, channels = one.tokens.shape
@@ -175,7 +176,7 @@ def test_weights_are_those_of_the_forward_pass(image, kind):
 
 def test_a_large_bias_draws_attention_there(image):
     lit = small_lit()
-    one = read(lit, image.inputs).attended[0]
+    one = probe(lit, image.inputs).attentions[0]
     with torch.no_grad():
         one.attn.qkv.weight.zero_()
         table = one.attn.position_bias.relative_position_bias_table.zero_()
@@ -199,11 +200,11 @@ def test_the_network_is_left_as_it_was(image):
     modes = [module.training for module in lit.modules()]
     state = {key: value.clone() for key, value in lit.state_dict().items()}
     random = torch.random.get_rng_state()
-    levels = read(lit, image.inputs).levels
+    levels = probe(lit, image.inputs).feature_maps
     with pytest.raises(ValueError, match='too small'):
-        read(lit, image.inputs[..., :8])
-    with pytest.raises(ValueError, match='2 images'):
-        read(lit, image.inputs.repeat(2, 1, 1, 1))
+        probe(lit, image.inputs[..., :8])
+    with pytest.raises(ValueError, match='a batch of 2'):
+        probe(lit, image.inputs.repeat(2, 1, 1, 1))
     assert [module.training for module in lit.modules()] == modes
     assert torch.equal(torch.random.get_rng_state(), random)
     assert all(
@@ -216,8 +217,8 @@ def test_the_network_is_left_as_it_was(image):
     assert all(torch.equal(level, e[0]) for level, e in zip(levels.values(), expected))
 
 
-def test_only_one_lit_is_looked_into():
-    with pytest.raises(ValueError, match='Linear must hold one LIT .*: none'):
+def test_find_lit_needs_exactly_one():
+    with pytest.raises(ValueError, match='Linear must contain exactly one LIT.*: none'):
         find_lit(torch.nn.Linear(1, 1))
     two = torch.nn.ModuleDict(dict(student=small_lit(), teacher=small_lit()))
     with pytest.raises(ValueError, match='student, teacher'):
