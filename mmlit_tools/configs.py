@@ -114,7 +114,7 @@ def make_data(config: Config) -> None:
     """
     if config.get('shapes') is None:
         return
-    from mmlit_tools.shapes.command import ensure_shapes
+    from mmlit_tools.shapes.dataset import ensure_shapes
 
     try:
         ensure_shapes(**config.shapes.to_dict())

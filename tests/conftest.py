@@ -65,6 +65,15 @@ def golden_root() -> Path:
     return find_outside('MMLIT_GOLDEN', 'golden')
 
 
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory) -> Path:
+    """The drawn dataset: 40 images of 96 px to train on, 20 for validation, seed 1."""
+    from mmlit_tools.shapes.dataset import ensure_shapes
+
+    out = tmp_path_factory.mktemp('data') / 'shapes'
+    return ensure_shapes(out, train=40, val=20, size=96, seed=1, progress=False)
+
+
 @pytest.fixture
 def said(monkeypatch):
     """The lines that loading weights logs."""

@@ -11,7 +11,7 @@ A model is `lit-ti|s|m|b`, with `:kernel` behind it for another attention kernel
 mmdet or mmseg (the whole detector or segmentor, `:kernel` as well); with `@bfloat16`
 behind it, it computes in that precision whatever `--dtype` says. Everything is measured
 in one run: the models take turns, and so does the matrix multiplication that says what
-the machine can do. No data set and no weights are needed. Table on screen;
+the machine can do. No dataset and no weights are needed. Table on screen;
 benchmark.json, .csv and .md in the output folder, and from two image sizes on
 latency.png and memory.png.
 """

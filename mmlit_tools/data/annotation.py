@@ -1,4 +1,4 @@
-"""Checks annotations of a COCO json one by one: box, mask, what they refer to."""
+"""Check COCO annotations one by one: box, mask, references."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from mmlit_tools.data.findings import Findings
 
 # Boxes of the real COCO reach over the edge by fractions of a pixel.
 EXACT, ROUNDING = 0.01, 2.0
-LEAST = 1  # px of a box
-POINTS = 3  # of a polygon, at least
-AWAY = 2  # image sides from the corner: pycocotools takes memory for all of the way
-MOST_CODES = 7  # characters of one run: 35 bits
+MIN_SIDE = 1  # px of a box
+MIN_POINTS = 3  # of a polygon
+MAX_DISTANCE = 2  # image sides from the corner: pycocotools takes memory for all of it
+MAX_CODES = 7  # characters of one run: 35 bits
 
 
 class AnnotationCheck:
-    """Checks annotations, and counts them.
+    """Check annotations, and count them.
 
     Args:
         images: Images of the json by id.
         categories: Names of its categories by id.
         with_masks: Whether the pipeline loads masks: then a missing one is an error.
-        findings: Takes the findings.
+        findings: Where to note them.
 
     Attributes:
         annotated: Ids of the images that have an annotation.
@@ -42,7 +42,7 @@ class AnnotationCheck:
         self.per_category: Counter = Counter()
 
     def __call__(self, annotation: dict) -> None:
-        """Checks one annotation, whose keys are those of COCO, of proper types."""
+        """Check one annotation, whose keys are those of COCO, of proper types."""
         self.per_category[annotation['category_id']] += 1
         self.annotated.add(annotation['image_id'])
         image = self.images.get(annotation['image_id'])
@@ -69,7 +69,7 @@ class AnnotationCheck:
         if width <= 0 or height <= 0 or area <= 0:
             said += f', area {area:g}'
             self.findings.warn('box without an area (mmdet drops it)', said)
-        elif width < LEAST or height < LEAST:
+        elif width < MIN_SIDE or height < MIN_SIDE:
             self.findings.warn('box of less than 1 px (mmdet drops it)', said)
         over = max(-x, -y, x + width - image['width'], y + height - image['height'])
         if over > ROUNDING:
@@ -93,7 +93,7 @@ class AnnotationCheck:
             fault = 'segmentation is not a list of lists of numbers'
         else:
             sizes = [len(polygon) for polygon in mask]
-            if any(size % 2 or size < 2 * POINTS for size in sizes):
+            if any(size % 2 or size < 2 * MIN_POINTS for size in sizes):
                 fault = f'polygons of {sizes} numbers: need x, y of 3 points or more'
             else:
                 fault = _fault_of_points(mask, image)
@@ -102,18 +102,18 @@ class AnnotationCheck:
 
 
 def is_number(value) -> bool:
-    """Whether a value of the json is a finite number."""
+    """Tell whether a value of the json is a finite number."""
     is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_real and math.isfinite(value)
 
 
 def is_numbers(values) -> bool:
-    """Whether a value of the json is a list of finite numbers."""
+    """Tell whether a value of the json is a list of finite numbers."""
     return isinstance(values, list) and all(map(is_number, values))
 
 
 def is_box(value) -> bool:
-    """Whether a value of the json is a list of four finite numbers."""
+    """Tell whether a value of the json is a list of four finite numbers."""
     return is_numbers(value) and len(value) == 4
 
 
@@ -121,7 +121,7 @@ def _fault_of_points(polygons: list, image: dict) -> str:
     for polygon in polygons:
         for axis, key in enumerate(('width', 'height')):
             farthest = max(polygon[axis::2], key=abs)
-            if abs(farthest) > AWAY * image[key]:
+            if abs(farthest) > MAX_DISTANCE * image[key]:
                 return (
                     f'a polygon has a point at {"xy"[axis]}={farthest:g}, far outside '
                     f'of the {key} {image[key]}'
@@ -147,11 +147,11 @@ def _fault_of_rle(mask: dict, image: dict) -> str:
 
 
 def _unpacked(text: str) -> list[int]:
-    """The runs in a packed RLE of COCO; none where it is not one.
+    """Decode the runs of a packed COCO RLE; an invalid one gives [].
 
-    Five bits a character, from 48 on, low ones first; the sixth says that more follow,
-    the last one's fifth is the sign. From the fourth run on, it is the difference to
-    the last but one.
+    Five bits a character, from 48 on, low ones first; the sixth bit says that more
+    follow, the last one's fifth is the sign. From the fourth run on, a value is the
+    difference to the last run but one.
     """
     codes = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(codes < 32)
@@ -159,7 +159,7 @@ def _unpacked(text: str) -> list[int]:
         return []
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends + 1 - starts
-    if lengths.max() > MOST_CODES:
+    if lengths.max() > MAX_CODES:
         return []
     shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
     runs = np.add.reduceat((codes & 31) << shifts, starts)

@@ -1,71 +1,26 @@
-#!/usr/bin/env python3
-"""Checks the data of a config before a training stumbles over it.
-
-    python tools/check_data.py CONFIG [--cfg-options KEY=VALUE ...] [--workers N]
-
-Reads the training and validation data that the config names: annotation files, whole
-images and masks, loaded as the pipeline does; nothing else of it is run. Ends with
-status 1 where there are errors. `tools/train.py --check-data` does the same before it
-trains. `--quick` reads no more of images than their headers.
-
-An error cannot be right: training would crash, or learn something other than what the
-files mean. Warnings are what sound data sets have, too: COCO has boxes without an area
-and boxes that reach over the edge by a rounding, classes may lack instances.
-"""
+"""Check the training and validation data of a config."""
 
 from __future__ import annotations
 
-import argparse
-
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.registry import DATASETS
 
+from mmlit.errors import spell_error
+from mmlit_tools.configs import stop, unwrap
 from mmlit_tools.data.coco import check_coco
 from mmlit_tools.data.config import check_config
-from mmlit_tools.data.findings import SHOWN, WORKERS, Findings
-from mmlit_tools.data.images import ImageCheck, steps
+from mmlit_tools.data.findings import SHOWN, WORKERS, Findings, look_at_all
+from mmlit_tools.data.images import ImageCheck, loading_steps, steps
 from mmlit_tools.data.masks import check_masks
-from mmlit_tools.configs import add_config_options, read_config, stop, unwrap
 
 LOADERS = dict(train_dataloader='training data', val_dataloader='validation data')
-
-
-def main() -> None:
-    """Checks what the command line asks for."""
-    args = parse_args()
-    stop_at_errors(read_config(args), args.workers, args.show, args.quick)
-
-
-def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description='Check the data of a config.')
-    add_config_options(parser)
-    parser.add_argument(
-        '--workers',
-        type=positive,
-        default=WORKERS,
-        help='threads that read files (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--show',
-        type=positive,
-        default=SHOWN,
-        metavar='N',
-        help='findings of a kind to name; the rest is counted (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--quick',
-        action='store_true',
-        help='read headers of images alone: one that is cut off is not found',
-    )
-    return parser.parse_args()
 
 
 def stop_at_errors(
     config: Config, workers: int = WORKERS, shown: int = SHOWN, quick: bool = False
 ) -> None:
-    """Prints what is found in the config's data, and ends the program at errors."""
+    """Print the findings in the config's data; end the program at errors."""
     reports = check_data(config, workers, shown, quick)
     for report in reports:
         print('\n'.join(report.lines()), flush=True)
@@ -77,16 +32,16 @@ def stop_at_errors(
 def check_data(
     config: Config, workers: int = WORKERS, shown: int = SHOWN, quick: bool = False
 ) -> list[Findings]:
-    """Checks the training and validation data of a config.
+    """Check the training and validation data of a config.
 
     Args:
-        config: Resolved, its scope's modules registered (`common.read_config`).
+        config: Resolved, its scope's modules registered (`configs.read_config`).
         workers: Threads that read files.
         shown: How many findings of a kind are named; the rest is counted.
         quick: Read headers of images alone.
 
     Returns:
-        The findings of each data set, those inside of wrappers each on its own.
+        The findings of each dataset, also of each inside a wrapper.
     """
     reports = []
     for key, title in LOADERS.items():
@@ -113,12 +68,13 @@ def _check_part(
     quick: bool,
     training: bool,
 ) -> None:
-    """Builds one data set and runs the checks that fit its type."""
+    """Build one dataset and run the checks that fit its type."""
+    scope = config.get('default_scope')
     try:
-        dataset = _build(part, config.get('default_scope'))
+        dataset = _build(part, scope)
         look = ImageCheck(part, quick)
     except Exception as error:
-        # A data set's constructor may raise anything; mmdet and mmseg mostly say why.
+        # A dataset's constructor may raise anything; mmdet and mmseg mostly say why.
         said = str(error) or f'no more is said; {_spell_place(part)}'
         findings.error(f'it cannot be built: {type(error).__name__}: {said}')
         return
@@ -134,7 +90,7 @@ def _check_part(
     where = f' behind {backend}' if kind else ''
     findings.warn(
         f'these checks do not know {_spell_type(part)}{where}: checked is only that it '
-        'can be built and is not empty'
+        'can be built, is not empty, and that its samples can be loaded'
     )
     try:
         if isinstance(dataset, BaseDataset):
@@ -145,10 +101,35 @@ def _check_part(
         return
     if count == 0:
         findings.error('the split is empty')
+    elif isinstance(dataset, BaseDataset) and not quick:
+        _check_samples(dataset, part, scope, findings, workers)
+
+
+def _check_samples(
+    dataset: BaseDataset, part: dict, scope: str, findings: Findings, workers: int
+) -> None:
+    """Run the loading steps of the pipeline on each sample."""
+    with DATASETS.switch_scope_and_registry(scope):
+        load = Compose(loading_steps(part))
+    findings.extent = f'{len(dataset)} samples'
+
+    def look(index: int) -> str:
+        sample = dataset.get_data_info(index)
+        names = [sample.get('img_path'), sample.get('seg_map_path')]
+        try:
+            load(sample)
+        except Exception as error:  # A transform may raise anything.
+            where = ' with the mask '.join(filter(None, names)) or f'sample {index}'
+            return f'{where}: {spell_error(error)}'
+        return ''
+
+    for _, fault in look_at_all(look, range(len(dataset)), 'samples', workers):
+        if fault:
+            findings.error('sample cannot be loaded', fault)
 
 
 def _build(part: dict, scope: str | None):
-    """Builds a data set, where that can be without its pipeline and its list.
+    """Build a dataset, where possible without its pipeline and its list.
 
     Not serialized either: mmengine cannot do that with the list of an empty split.
     """
@@ -162,7 +143,7 @@ def _build(part: dict, scope: str | None):
 
 
 def _known_kind(dataset) -> str:
-    """Which of the checks fits a data set: 'masks', 'coco', or '' for none.
+    """Return which of the checks fits a dataset: 'masks', 'coco', or '' for none.
 
     A class with its own way of reading the json is not COCO any more.
     """
@@ -178,7 +159,7 @@ def _known_kind(dataset) -> str:
 
 
 def _class_of(package: str, name: str) -> type:
-    """A class of a package's registry; one that has no objects where it is absent."""
+    """Return a class of a package's registry; one without objects where it is absent."""
     with DATASETS.switch_scope_and_registry(package) as registry:
         return registry.get(name) or type(name, (), {})
 
@@ -193,18 +174,6 @@ def _spell_type(part: dict) -> str:
 
 
 def _spell_place(part: dict) -> str:
-    """Where a data set's config has its files."""
+    """Spell where a dataset's config has its files."""
     keys = ('data_root', 'data_prefix', 'ann_file')
     return ', '.join(f'{key}={part[key]!r}' for key in keys if key in part)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1, from the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{value} must be at least 1')
-    return value
-
-
-if __name__ == '__main__':
-    main()

@@ -1,4 +1,4 @@
-"""Checks a data set of mmdet's in COCO format: the json, then the image files."""
+"""Check a COCO dataset of mmdet: the json, then the image files."""
 
 from __future__ import annotations
 
@@ -14,42 +14,39 @@ from mmlit_tools.data.findings import Findings, look_at_all
 from mmlit_tools.data.images import HIDDEN_TURN, RESIZED_AWAY, ImageCheck
 
 
-def is_id(value) -> bool:
-    """Whether a value of the json can tell entries apart."""
+def _is_id(value) -> bool:
     return isinstance(value, (int, str))
 
 
-def is_text(value) -> bool:
-    """Whether a value of the json is a name."""
+def _is_text(value) -> bool:
     return isinstance(value, str) and value != ''
 
 
-def is_side(value) -> bool:
-    """Whether a value of the json is a width or height of an image."""
+def _is_side(value) -> bool:
     return is_number(value) and value > 0
 
 
 #: The lists at the top of the json, and what mmdet reads of their entries.
 LISTS = dict(
-    images=dict(id=is_id, file_name=is_text, height=is_side, width=is_side),
+    images=dict(id=_is_id, file_name=_is_text, height=_is_side, width=_is_side),
     annotations=dict(
-        id=is_id, image_id=is_id, category_id=is_id, bbox=is_box, area=is_number
+        id=_is_id, image_id=_is_id, category_id=_is_id, bbox=is_box, area=is_number
     ),
-    categories=dict(id=is_id, name=is_text),
+    categories=dict(id=_is_id, name=_is_text),
 )
-NAMES_NAMED = 5  # of categories or classes, in one line
+MAX_NAMES = 5  # of categories or classes, in one line
 
 
 def check_coco(
     dataset, with_masks: bool, look: ImageCheck, findings: Findings, workers: int
 ) -> None:
-    """Checks a `CocoDataset` that has not loaded its annotations yet.
+    """Check a `CocoDataset` that has not loaded its annotations yet.
 
     Args:
         dataset: Built with `lazy_init=True`.
         with_masks: Whether its pipeline loads masks, so that each box needs one.
         look: Reads image files.
-        findings: Takes the findings.
+        findings: Where to note them.
         workers: Threads that read image files.
     """
     images, is_whole = _check_json(dataset, with_masks, findings)
@@ -63,11 +60,11 @@ def check_coco(
 
 
 def _check_json(dataset, with_masks: bool, findings: Findings):
-    """Checks the json by itself.
+    """Check the json by itself.
 
     Returns:
-        Its images, and whether each entry is such that mmdet can read it. Nothing more
-        of it: mmdet's own copy comes next, and two of COCO's would fill the memory.
+        Its images, and whether mmdet can read every entry. Nothing more is kept:
+        mmdet's own copy comes next, and two of COCO's would fill the memory.
     """
     content = read_coco(dataset.ann_file, findings)
     if content is None:
@@ -92,7 +89,7 @@ def _check_json(dataset, with_masks: bool, findings: Findings):
 
 
 def read_coco(path: str, findings: Findings) -> dict | None:
-    """The content of an annotation file; `None`, and an error, where it is not COCO."""
+    """Read an annotation file; `None`, and an error, where it is not COCO."""
     if not os.path.isfile(path):
         findings.error(f'annotation file {path} does not exist')
         return None
@@ -116,7 +113,7 @@ def read_coco(path: str, findings: Findings) -> dict | None:
 
 
 def _sound_entries(name: str, entries: list, findings: Findings):
-    """The entries that hold what mmdet reads of them."""
+    """Yield the entries with all the keys that mmdet reads."""
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
             findings.error(f'entry of {name!r} that is no object', f'number {number}')
@@ -142,10 +139,10 @@ def _check_ids(sound: dict, findings: Findings) -> None:
 def _check_classes(
     dataset, categories: list[dict], per_category: Counter, findings: Findings
 ) -> None:
-    """Do the labels that mmdet gives to categories mean the classes of the config?
+    """Check that mmdet's labels mean the classes of the config.
 
-    It numbers the categories that it knows in the order of the json, and takes the
-    class of that number for it: one class missing shifts all that follow.
+    mmdet numbers the categories that it knows in the order of the json, and takes the
+    class of that number: one missing class shifts all that follow.
     """
     classes = list(dataset.metainfo.get('classes', ()))
     used = [entry for entry in categories if entry['name'] in classes]
@@ -188,18 +185,18 @@ def _check_classes(
 
 
 def _spell_names(names: list) -> str:
-    more = len(names) - NAMES_NAMED
-    said = ', '.join(map(str, names[:NAMES_NAMED]))
+    more = len(names) - MAX_NAMES
+    said = ', '.join(map(str, names[:MAX_NAMES]))
     return said + (f' and {more} more' if more > 0 else '')
 
 
 def _check_filter(dataset, findings: Findings) -> None:
-    """Is anything left by `filter_cfg`? mmdet's own filter answers."""
+    """Check with mmdet's own filter that `filter_cfg` leaves something."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints.
             dataset.data_list = dataset.load_data_list()
     except Exception as error:
-        # Whatever a data set's own class raises: this is what it is for.
+        # A dataset's own class may raise anything.
         findings.error(
             f'{type(dataset).__name__} cannot load {dataset.ann_file}: '
             f'{type(error).__name__}: {error}'
@@ -223,13 +220,12 @@ def _check_filter(dataset, findings: Findings) -> None:
 def _check_files(
     dataset, images: list, look: ImageCheck, findings: Findings, workers: int
 ) -> None:
-    """Can the image files be loaded, are they of the size that the json gives?"""
+    """Check that the image files can be loaded and have the sizes of the json."""
     folder = dataset.data_prefix.get('img')
     # With '' the names in the json are whole paths, or seen from the working directory.
     if folder != '' and not (folder and os.path.isdir(folder)):
         findings.error(f'image folder {folder!r} does not exist (data_prefix.img)')
         return
-
     where = f' in {folder}' if folder else ''
 
     def look_at(image: dict):

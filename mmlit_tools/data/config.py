@@ -1,4 +1,4 @@
-"""Checks what a config says of one data set twice: in the model, in the pipeline."""
+"""Cross-check settings that a config repeats, such as num_classes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from mmengine.config import Config
 from mmlit_tools.data.findings import Findings
 from mmlit_tools.data.images import steps
 
-IGNORED = 255  # by mmseg's heads, metric and padding, where the config says nothing
+IGNORED = 255  # the default of mmseg's heads, metric and padding
 
 
 def check_config(
     dataset, part: dict, config: Config, findings: Findings, training: bool
 ) -> None:
-    """Compares a data set with the model, the metric and its own pipeline.
+    """Compare a dataset with the model, the metric and its own pipeline.
 
     Args:
         dataset: Built, its list not needed.
         part: Its config, which has the pipeline.
         config: The whole config, for its model and metric.
-        findings: Takes the findings.
+        findings: Where to note them.
         training: Whether the model is trained on it; else it is evaluated on it.
     """
     _check_heads(dataset, config, findings)
@@ -31,7 +31,7 @@ def check_config(
 
 
 def _check_heads(dataset, config: Config, findings: Findings) -> None:
-    """Has each head of the model as many outputs as the data set has classes?"""
+    """Check that each head has as many outputs as the dataset has classes."""
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     if classes is None:
         return
@@ -43,9 +43,7 @@ def _check_heads(dataset, config: Config, findings: Findings) -> None:
         return
     for path, head in _heads(config.get('model') or {}, 'model'):
         count = head['num_classes']
-        said = (
-            f'{path}.num_classes={count}, and the data set has {len(classes)} classes'
-        )
+        said = f'{path}.num_classes={count}, and the dataset has {len(classes)} classes'
         if count < len(classes):
             findings.error(f'{said}: its labels would be out of bounds')
         elif count > len(classes):
@@ -53,7 +51,7 @@ def _check_heads(dataset, config: Config, findings: Findings) -> None:
 
 
 def _heads(node, path: str) -> Iterator[tuple[str, dict]]:
-    """All heads inside of a model's config, by where they are."""
+    """Yield all heads in a model's config, with their paths."""
     if isinstance(node, (list, tuple)):
         for number, child in enumerate(node):
             yield from _heads(child, f'{path}[{number}]')
@@ -65,9 +63,9 @@ def _heads(node, path: str) -> Iterator[tuple[str, dict]]:
 
 
 def _check_ignored(dataset, config: Config, findings: Findings, training: bool) -> None:
-    """Do loss, padding and metric ignore the id that the data set ignores?
+    """Check that loss, padding and metric ignore the id that the dataset ignores.
 
-    mmseg's data sets keep theirs to themselves: each place needs its own.
+    mmseg's datasets do not hand theirs on: each place needs its own.
     """
     wanted = getattr(dataset, 'ignore_index', None)
     ignored = _ignored_in_training(config) if training else _ignored_by_metric(config)
@@ -75,7 +73,7 @@ def _check_ignored(dataset, config: Config, findings: Findings, training: bool) 
         # `None`: the head's loss ignores nothing by id, as its config wants.
         if index not in (None, wanted):
             findings.error(
-                f'{said}={index}, and the data set has ignore_index={wanted}: mmseg '
+                f'{said}={index}, and the dataset has ignore_index={wanted}: mmseg '
                 'does not hand that on, so say the same in both'
             )
 
@@ -97,19 +95,19 @@ def _ignored_by_metric(config: Config) -> Iterator[tuple[str, int | None]]:
 
 
 def _check_zero_label(dataset, part: dict, findings: Findings) -> None:
-    """Do data set and pipeline agree on what id 0 means? mmseg asks at image one."""
+    """Check that dataset and pipeline agree on id 0, before mmseg's first sample."""
     wanted = getattr(dataset, 'reduce_zero_label', None)
     for step in steps(part, 'LoadAnnotations'):
         said = step.get('reduce_zero_label')
         if None not in (said, wanted) and bool(said) != bool(wanted):
             findings.error(
                 f'LoadAnnotations of the pipeline has reduce_zero_label={said}, and '
-                f'the data set {wanted}: say it in the data set, and leave it out there'
+                f'the dataset {wanted}: say it in the dataset, and leave it out there'
             )
 
 
 def _check_crop(part: dict, config: Config, findings: Findings) -> None:
-    """Is the size that mmseg pads training images to the one they are cropped to?"""
+    """Check that mmseg pads training images to the size that they are cropped to."""
     model = config.get('model') or {}
     size = (model.get('data_preprocessor') or {}).get('size')
     for step in steps(part, 'RandomCrop'):

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Draws the training data of a config as the network gets it, with its labels.
+"""Draw the training data of a config as the network gets it, with its labels.
 
     python tools/draw_data.py CONFIG DIR [--number N] [--cfg-options KEY=VALUE ...]
 
@@ -15,50 +14,27 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from rich.progress import track
 
-from mmlit_tools.data.check import positive
 from mmlit_tools.configs import add_config_options, read_config, stop
-
-NUMBER = 20
-
-
-def main() -> None:
-    """Draws what the command line asks for."""
-    args = parse_args()
-    config = read_config(args)
-    drawn = draw_data(config, Path(args.dir), args.number)
-    print(f'{drawn} pictures are in {args.dir}')
+from mmlit_tools.data.findings import positive
 
 
-def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
+def main(arguments: list[str] | None = None) -> None:
+    """Draw the data that the command line asks for."""
     parser = argparse.ArgumentParser(description='Draw the training data of a config.')
     add_config_options(parser)
-    parser.add_argument('dir', help='folder to write, made where it is missing')
+    parser.add_argument('dir', type=Path, help='folder to write, made where missing')
     parser.add_argument(
         '--number',
         type=positive,
-        default=NUMBER,
+        default=20,
         metavar='N',
         help='how many images to draw (default: %(default)s)',
     )
-    return parser.parse_args()
-
-
-def draw_data(config: Config, folder: Path, number: int) -> int:
-    """Writes pictures of the first images of a config's training data.
-
-    Args:
-        config: Resolved, its scope's modules registered (`common.read_config`).
-        folder: Where to.
-        number: How many, at most; a smaller data set gives as many as it has.
-
-    Returns:
-        How many were drawn.
-    """
+    args = parser.parse_args(arguments)
+    config = read_config(args)
     if config.get('train_dataloader') is None or config.get('visualizer') is None:
         stop('the config has no train_dataloader, or no visualizer to draw with')
     init_default_scope(config.get('default_scope', 'mmengine'))
@@ -67,8 +43,8 @@ def draw_data(config: Config, folder: Path, number: int) -> int:
     settings = dict(config.visualizer, name='draw_data', vis_backends=None)
     visualizer = VISUALIZERS.build(settings)
     visualizer.dataset_meta = dataset.metainfo
-    folder.mkdir(parents=True, exist_ok=True)
-    count = min(number, len(dataset))
+    args.dir.mkdir(parents=True, exist_ok=True)
+    count = min(args.number, len(dataset))
     for index in track(range(count), description='drawing'):
         item = dataset[index]
         sample = item['data_samples']
@@ -76,21 +52,8 @@ def draw_data(config: Config, folder: Path, number: int) -> int:
         if 'gt_instances' in sample:
             boxes = sample.gt_instances.bboxes
             sample.gt_instances.bboxes = getattr(boxes, 'tensor', boxes)
-        visualizer.add_datasample(
-            name,
-            _upright(item['inputs']),
-            sample,
-            draw_pred=False,
-            out_file=str(folder / f'{name}.png'),
-        )
-    return count
-
-
-def _upright(inputs) -> np.ndarray:
-    """(3, h, w) blue green red, as pipelines pack it -> (h, w, 3) red green blue."""
-    # Contiguous: mmseg's visualizer draws with OpenCV, which wants it so.
-    return np.ascontiguousarray(inputs.flip(0).permute(1, 2, 0).numpy())
-
-
-if __name__ == '__main__':
-    main()
+        # (3, h, w) BGR, as pipelines pack it -> (h, w, 3) RGB; contiguous for OpenCV.
+        image = np.ascontiguousarray(item['inputs'].flip(0).permute(1, 2, 0).numpy())
+        path = str(args.dir / f'{name}.png')
+        visualizer.add_datasample(name, image, sample, draw_pred=False, out_file=path)
+    print(f'{count} pictures are in {args.dir}')

@@ -1,7 +1,8 @@
-"""What the checks of a data set share: their findings, and looking at many files."""
+"""Collect the findings of data checks; look at many files in threads."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-#: What Pillow raises on a file that it cannot make sense of.
+#: What Pillow raises on a file that it cannot read.
 IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 BATCH = 32
 #: Threads that read files, and findings of a kind that are named, unless others are
@@ -23,7 +24,7 @@ SHOWN = 5
 
 @dataclass
 class Kind:
-    """Findings of one kind: how many there are, and the first of them."""
+    """Findings of one kind: their number, and the first of them."""
 
     text: str
     is_error: bool
@@ -32,7 +33,7 @@ class Kind:
 
 
 class Findings:
-    """What is wrong with one data set, findings of a kind together.
+    """Faults of one dataset, grouped by kind.
 
     An error cannot be right: training would crash, or learn something other than
     what the files mean. A warning also occurs in sound data.
@@ -45,35 +46,35 @@ class Findings:
         extent: How much was looked at, as text.
     """
 
-    def __init__(self, title: str, shown: int = 5):
+    def __init__(self, title: str, shown: int = SHOWN):
         self.title = title
         self.shown = shown
         self.extent = ''
         self._kinds: dict[str, Kind] = {}
 
     def error(self, text: str, example: str = '') -> None:
-        """Notes an error of the kind `text`; `example` names the one at hand."""
+        """Note an error of the kind `text`; `example` names the one at hand."""
         self._add(text, True, example)
 
     def warn(self, text: str, example: str = '') -> None:
-        """Notes a warning of the kind `text`; `example` names the one at hand."""
+        """Note a warning of the kind `text`; `example` names the one at hand."""
         self._add(text, False, example)
 
     @property
     def errors(self) -> list[Kind]:
-        """The kinds of errors, the worst first."""
+        """Kinds of errors, the worst first."""
         return [kind for kind in self.kinds if kind.is_error]
 
     @property
     def kinds(self) -> list[Kind]:
-        """All kinds: errors, what concerns the whole data set, then by number."""
+        """All kinds: errors first, those of the whole dataset first, then by count."""
         return sorted(
             self._kinds.values(),
             key=lambda kind: (not kind.is_error, bool(kind.examples), -kind.count),
         )
 
     def lines(self) -> Iterator[str]:
-        """The report."""
+        """Yield the lines of the report."""
         errors = len(self.errors)
         counts = [(errors, 'error'), (len(self._kinds) - errors, 'warning')]
         said = [f'{n} kind{"s" * (n > 1)} of {what}s' for n, what in counts if n]
@@ -97,9 +98,9 @@ class Findings:
 def look_at_all(
     look: Callable, items: Iterable, label: str, workers: int
 ) -> Iterator[tuple]:
-    """Yields (item, look(item)) of all items, in order, under a progress bar.
+    """Yield (item, look(item)) of all items, in order, under a progress bar.
 
-    Threads do: they wait for the disk, and Pillow decodes without Python's lock.
+    Threads suffice: they wait for the disk, and Pillow decodes without the GIL.
     """
     items = list(items)
     batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
@@ -112,3 +113,11 @@ def look_at_all(
         for batch, looks in zip(batches, results):
             yield from zip(batch, looks)
             bar.advance(task, len(batch))
+
+
+def positive(text: str) -> int:
+    """Return a number of the command line that must be at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'{value} must be at least 1')
+    return value

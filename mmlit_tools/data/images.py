@@ -1,4 +1,4 @@
-"""Looks at image files as a pipeline does: loads them, and asks what it resizes to."""
+"""Check image files as a pipeline loads and resizes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmlit_tools.data.findings import IMAGE_ERRORS
 ORIENTATION = 274  # the tag of EXIF
 SIDEWAYS = (5, 6, 7, 8)  # its values for a photo that lies on its side
 ANOTHER_WAY = (2, 3, 4)  # ... for one that is upside down or mirrored
-#: A warning, for no size tells whether boxes or mask were drawn before that turn.
+#: A warning: no size tells whether boxes or mask were drawn before that turn.
 HIDDEN_TURN = (
     'image that its EXIF data turn without changing its size: boxes and masks must be '
     'those of the turned image'
@@ -38,17 +38,17 @@ class Seen(NamedTuple):
 
     @property
     def hides_its_turn(self) -> bool:
-        """Whether it is turned in a way that its size does not tell."""
+        """Whether it is turned in a way that its size does not show."""
         square = self.width == self.height
         return self.turn in ANOTHER_WAY or (self.turn in SIDEWAYS and square)
 
 
 class ImageCheck:
-    """Looks at image files by the pipeline of a data set.
+    """Load image files by the pipeline of a dataset.
 
     Args:
-        part: The config of the data set.
-        quick: Read headers alone: what is cut off or broken further on is not seen.
+        part: The config of the dataset.
+        quick: Read headers alone: data that are cut off or broken are not seen.
 
     Raises:
         TypeError: The pipeline's ``LoadImageFromFile`` has arguments that it does not
@@ -57,17 +57,17 @@ class ImageCheck:
 
     def __init__(self, part: dict, quick: bool = False):
         loaders = list(steps(part, 'LoadImageFromFile')) or [{}]
-        # A file that it cannot read is what is looked for.
+        # Unreadable files are what we look for.
         options = dict(loaders[0], ignore_empty=False)
         options.pop('type', None)
         self._load = None if quick else LoadImageFromFile(**options)
         self._scales = list(_smallest_scales(part))
 
     def __call__(self, path: str) -> Seen:
-        """Reads an image.
+        """Read an image.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: The file is missing.
             OSError: It cannot be read; the text says why.
         """
         if not os.path.getsize(path):
@@ -95,7 +95,7 @@ class ImageCheck:
             ) from error
 
     def resizing_fault(self, width: int, height: int) -> str:
-        """What is wrong with the size that the pipeline resizes an image to, or ''."""
+        """Spell how the pipeline would resize an image to nothing, or return ''."""
         for scale in self._scales:
             size = rescale_size((width, height), scale)
             if min(size) < 1:
@@ -107,7 +107,7 @@ class ImageCheck:
 
 
 def steps(part: dict, kind: str) -> Iterator[dict]:
-    """The steps of a kind in a data set's pipeline, inside of other steps too."""
+    """Yield the steps of a kind in a dataset's pipeline, nested ones too."""
     waiting = list(part.get('pipeline') or ())
     while waiting:
         step = waiting.pop(0)
@@ -117,8 +117,17 @@ def steps(part: dict, kind: str) -> Iterator[dict]:
         waiting[:0] = [child for child in inner if isinstance(child, dict)]
 
 
+def loading_steps(part: dict) -> list[dict]:
+    """Return the steps of a dataset's pipeline that load files."""
+    names = [
+        (step, kind if isinstance(kind := step['type'], str) else kind.__name__)
+        for step in part.get('pipeline') or ()
+    ]
+    return [step for step, name in names if name.startswith('Load')]
+
+
 def _smallest_scales(part: dict) -> Iterator[tuple[float, float]]:
-    """The scales within which a pipeline resizes images that keep their shape."""
+    """Yield the smallest scales to which a pipeline resizes with `keep_ratio`."""
     for kind, key in (
         ('Resize', 'scale'),
         ('RandomResize', 'scale'),
@@ -133,7 +142,7 @@ def _smallest_scales(part: dict) -> Iterator[tuple[float, float]]:
             if not isinstance(scales[0], (tuple, list)):
                 scales = [scales]
             least = min(step.get('ratio_range', (1,)))
-            # Whole numbers, as mmcv makes them; a side may be infinite, without limit.
+            # Whole numbers, as mmcv makes them; a side may be infinite.
             yield from (
                 tuple(s if math.isinf(s) else int(s * least) for s in pair)
                 for pair in scales

@@ -1,4 +1,4 @@
-"""Checks a data set of mmseg's: images, masks, and the ids in the masks."""
+"""Check a dataset of mmseg: images, masks, and the ids in the masks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mmlit_tools.data.images import HIDDEN_TURN, RESIZED_AWAY, ImageCheck
 
 # A mask of 8 bits a pixel, with or without a palette, or of 1 bit.
 MASK_MODES = ('L', 'P', '1')
-IDS_NAMED = 5  # of one mask
+MAX_IDS = 5  # named of one mask
 
 
 @dataclass
 class Look:
-    """What one look at an image and its mask found.
+    """The findings in one image and its mask.
 
     Args:
         error: Kind of error, or ''.
-        detail: What is said of it besides the file's name.
+        detail: Text to add to the file's name.
         pixels: Pixels of each id 0..255 in the mask; `None` without a sound mask.
         turned: Whether EXIF data turn the image without changing its size.
     """
@@ -36,13 +36,13 @@ class Look:
 
 
 def check_masks(dataset, check: ImageCheck, findings: Findings, workers: int) -> None:
-    """Checks a `BaseSegDataset` that has not loaded its list yet.
+    """Check a `BaseSegDataset` that has not loaded its list yet.
 
     Args:
-        dataset: Built with `lazy_init=True`. Its `ignore_index` is taken for what loss
-            and metric ignore, which `check_config` looks after.
+        dataset: Built with `lazy_init=True`. Its `ignore_index` is taken for that of
+            loss and metric, which `check_config` compares.
         check: Reads image files.
-        findings: Takes the findings.
+        findings: Where to note them.
         workers: Threads that read files.
     """
     if not _check_folders(dataset, findings):
@@ -59,7 +59,7 @@ def check_masks(dataset, check: ImageCheck, findings: Findings, workers: int) ->
         _check_spare_masks(dataset, {mask for _, mask in pairs}, findings)
     classes = dataset.metainfo.get('classes')
     if classes is None:
-        findings.error("the data set has no metainfo['classes']: ids mean nothing")
+        findings.error("the dataset has no metainfo['classes']: ids mean nothing")
         classes = ()
     trained = trained_ids(dataset)
     allowed = (trained < len(classes)) | (trained == dataset.ignore_index)
@@ -93,7 +93,7 @@ def check_masks(dataset, check: ImageCheck, findings: Findings, workers: int) ->
 
 
 def trained_ids(dataset) -> np.ndarray:
-    """What mmseg trains on for each id 0..255 of a mask: (256,) of uint8.
+    """Return the label that mmseg trains on for each id of a mask: (256,) of uint8.
 
     As its `LoadAnnotations` does: the zero label first, then the choice of classes.
     """
@@ -111,7 +111,7 @@ def _check_folders(dataset, findings: Findings) -> bool:
     for key, what in (('img_path', 'image'), ('seg_map_path', 'mask')):
         folder = dataset.data_prefix.get(key)
         if not folder:
-            findings.error(f'data_prefix.{key} of the data set is missing')
+            findings.error(f'data_prefix.{key} of the dataset is missing')
         elif not os.path.isdir(folder):
             findings.error(f'{what} folder {folder} does not exist')
         else:
@@ -125,7 +125,7 @@ def _check_folders(dataset, findings: Findings) -> bool:
 
 
 def _say_empty(dataset, findings: Findings) -> None:
-    """An empty split, and what could be the cause."""
+    """Note an empty split, and what could be the cause."""
     if dataset.ann_file:
         findings.error(f'the split is empty: {dataset.ann_file} lists no image')
         return
@@ -139,7 +139,7 @@ def _say_empty(dataset, findings: Findings) -> None:
 
 
 def _check_spare_masks(dataset, wanted: set, findings: Findings) -> None:
-    """Masks that no image asks for."""
+    """Warn of masks without an image."""
     folder = dataset.data_prefix['seg_map_path']
     wanted = {os.path.normpath(mask) for mask in wanted if mask}
     for path in sorted(Path(folder).rglob(f'*{dataset.seg_map_suffix}')):
@@ -148,7 +148,7 @@ def _check_spare_masks(dataset, wanted: set, findings: Findings) -> None:
 
 
 def _look(check: ImageCheck, pair: tuple[str, str | None]) -> Look:
-    """Reads the image and the whole mask."""
+    """Read an image and its whole mask."""
     image_path, mask_path = pair
     if not os.path.isfile(image_path):
         return Look('image does not exist', f' (its image is {image_path})')
@@ -182,7 +182,7 @@ def _look(check: ImageCheck, pair: tuple[str, str | None]) -> Look:
 
 
 def _spell_ids(dataset, classes: int) -> str:
-    """Which ids are right, for the usual cases."""
+    """Spell which ids are valid, for the usual cases."""
     if dataset.label_map:
         return 'after label_map'
     if dataset.reduce_zero_label:
@@ -192,6 +192,6 @@ def _spell_ids(dataset, classes: int) -> str:
 
 def _spell_pixels(pixels: np.ndarray) -> str:
     ids = np.flatnonzero(pixels)
-    said = ', '.join(f'id {i} ({pixels[i]} px)' for i in ids[:IDS_NAMED])
-    more = len(ids) - IDS_NAMED
+    said = ', '.join(f'id {i} ({pixels[i]} px)' for i in ids[:MAX_IDS])
+    more = len(ids) - MAX_IDS
     return said + (f' and {more} more ids' if more > 0 else '')

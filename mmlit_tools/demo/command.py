@@ -39,7 +39,7 @@ from mmlit_tools.demo.records import (
 )
 from mmlit_tools.demo.segmentation import SEGMENTATION
 from mmlit_tools.demo.task import Task
-from mmlit_tools.shapes.command import ensure_shapes
+from mmlit_tools.shapes.dataset import ensure_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/detection/mask-rcnn_lit-ti_fpn_shapes.py'

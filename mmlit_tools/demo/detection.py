@@ -58,7 +58,7 @@ def read(data: Path, results: Path, count: int) -> list[Comparison]:
     """Reads images with their objects.
 
     Args:
-        data: folder of the shapes data set.
+        data: folder of the shapes dataset.
         results: pickle that `tools/test.py --out` wrote.
         count: how many images.
     """

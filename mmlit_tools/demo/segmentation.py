@@ -52,7 +52,7 @@ def read(data: Path, results: Path, count: int) -> list[Comparison]:
     """Reads images with their label maps.
 
     Args:
-        data: folder of the shapes data set.
+        data: folder of the shapes dataset.
         results: folder of the label maps that `tools/test.py --out` wrote.
         count: how many images.
     """

@@ -71,7 +71,7 @@ def load_weights(model: torch.nn.Module, checkpoint: dict, config: Config) -> No
 
 
 def _classes(model: torch.nn.Module, meta: dict, config: Config) -> dict:
-    """Names and colours: those in the checkpoint, else those of the test data set.
+    """Names and colours: those in the checkpoint, else those of the test dataset.
 
     Where the colours do not suffice, others are made up, the same each time.
     """

@@ -1,16 +1,22 @@
-"""The files of the shapes data set, for detection and for segmentation.
+"""Write the shapes dataset, for detection and for segmentation.
 
-    DIR/train/000001.jpg ...        the pictures of a split
+    DIR/train/000001.jpg ...        the images of a split
     DIR/annotations/train.json      their objects, in COCO's format
     DIR/masks/train/000001.png ...  the category of every pixel: 0 is the background,
                                     1 and up are `CATEGORIES` in their order
 
-and the same for `val`.
+and the same for `val`; `DIR/shapes.json` holds the parameters. The dataset appears at
+DIR whole or not at all, and any number of processes may ask for it at once: one draws,
+the others wait.
 """
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +27,15 @@ from rich.progress import Progress
 
 from mmlit_tools.shapes.drawing import CATEGORIES, Scene, draw_scene
 
+try:
+    import fcntl
+except ImportError:  # Windows: works, but one process at a time.
+    fcntl = None
+
+DEFAULT_OUT = Path(__file__).resolve().parents[2] / 'data' / 'shapes'
+MANIFEST = 'shapes.json'
+# Raise it when the same arguments begin to give other images.
+DRAWING_VERSION = 2
 SPLITS = ('train', 'val')
 HEADER = {
     'info': {'description': 'shapes drawn by mmlit', 'version': '1.0'},
@@ -32,35 +47,150 @@ HEADER = {
 }
 
 
-def is_written(folder: Path, split: str, count: int) -> bool:
-    """Whether all files of a split with `count` pictures are there."""
+def ensure_shapes(
+    out: str | Path = DEFAULT_OUT,
+    train: int = 1600,
+    val: int = 80,
+    size: int = 160,
+    seed: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Return the folder of the dataset with these parameters, drawn if needed.
+
+    Raises:
+        ValueError: A parameter is out of range, or `out` holds something else: a
+            dataset of other parameters, or files that are none.
+    """
+    return _prepare(Path(out), _parameters(train, val, size, seed), False, progress)
+
+
+def make_shapes(
+    out: str | Path = DEFAULT_OUT,
+    train: int = 1600,
+    val: int = 80,
+    size: int = 160,
+    seed: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Draw the dataset anew, in place of an earlier one."""
+    return _prepare(Path(out), _parameters(train, val, size, seed), True, progress)
+
+
+def _parameters(train: int, val: int, size: int, seed: int) -> dict[str, int]:
+    ranges = {
+        'train': (train, 1, 999_999),
+        'val': (val, 1, 999_999),
+        'size': (size, 64, 2048),
+        'seed': (seed, 0, 2**32 - 1),
+    }
+    for name, (value, low, high) in ranges.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f'{name} must be a whole number, got {value!r}')
+        if not low <= value <= high:
+            raise ValueError(f'{name} must be from {low} to {high}, got {value}')
+    values = {name: value for name, (value, _, _) in ranges.items()}
+    return {'drawing_version': DRAWING_VERSION, **values}
+
+
+def _prepare(out: Path, parameters: dict, replace: bool, progress: bool) -> Path:
+    out = out.expanduser().resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _only_one(out):
+        # We hold the lock, so a killed process left these.
+        for leftover in out.parent.glob(f'.{glob.escape(out.name)}.*.tmp'):
+            shutil.rmtree(leftover)
+        found = _read_manifest(out)
+        if not replace and found == parameters and _is_complete(out, parameters):
+            return out
+        if not replace and found is not None and found != parameters:
+            raise ValueError(_difference(out, found, parameters))
+        # Names of the pattern above, so that the next run removes what a kill leaves.
+        fresh = out.with_name(f'.{out.name}.new-{os.getpid()}.tmp')
+        old = out.with_name(f'.{out.name}.old-{os.getpid()}.tmp')
+        write_shapes(fresh, parameters, progress)
+        manifest = json.dumps(parameters, indent=2) + '\n'
+        (fresh / MANIFEST).write_text(manifest)
+        if out.exists():
+            out.rename(old)
+        fresh.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    return out
+
+
+@contextlib.contextmanager
+def _only_one(out: Path) -> Iterator[None]:
+    """Let one process at a time prepare `out`; a kill frees the lock."""
+    # The file stays: removing it would let two processes lock two different files.
+    with open(out.with_name(f'.{out.name}.lock'), 'w') as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f'Waiting for another process to draw {out}', flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read_manifest(out: Path) -> dict | None:
+    """Return the parameters of the dataset at `out`; None where there is nothing.
+
+    Raises:
+        ValueError: There is something that this tool did not write.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    try:
+        found = json.loads((out / MANIFEST).read_text())
+        found['drawing_version']
+        return found
+    except (OSError, ValueError, TypeError, KeyError):
+        raise ValueError(
+            f'{out} holds something other than a shapes dataset '
+            f'(no readable {MANIFEST}); give an empty or new folder as out'
+        ) from None
+
+
+def _is_complete(out: Path, parameters: dict) -> bool:
+    return all(
+        (out / 'annotations' / f'{split}.json').is_file()
+        and sum(1 for _ in out.glob(f'{split}/*.jpg')) == parameters[split]
+        and sum(1 for _ in out.glob(f'masks/{split}/*.png')) == parameters[split]
+        for split in SPLITS
+    )
+
+
+def _difference(out: Path, found: dict, wanted: dict) -> str:
+    names = [name for name in wanted if found.get(name) != wanted[name]]
     return (
-        (folder / 'annotations' / f'{split}.json').is_file()
-        and sum(1 for _ in folder.glob(f'{split}/*.jpg')) == count
-        and sum(1 for _ in folder.glob(f'masks/{split}/*.png')) == count
+        f'{out} was drawn with '
+        + ', '.join(f'{name}={found.get(name)}' for name in names)
+        + ', but wanted is '
+        + ', '.join(f'{name}={wanted[name]}' for name in names)
+        + '; remove the folder, draw it anew with tools/make_shapes.py --force, or '
+        'give another folder as out'
     )
 
 
 def write_shapes(folder: Path, parameters: dict, progress: bool) -> None:
-    """Draws both splits and writes their files.
+    """Draw both splits and write their files.
 
     Args:
-        folder: where to; made here.
-        parameters: `train` and `val`, the numbers of pictures, their side `size` in
+        folder: Where to; made here.
+        parameters: `train` and `val`, the numbers of images, their side `size` in
             pixels, and the `seed`.
-        progress: whether to show a progress bar.
+        progress: Whether to show a progress bar.
     """
     (folder / 'annotations').mkdir(parents=True)
     with Progress(disable=not progress) as bar:
         total = sum(parameters[split] for split in SPLITS)
-        task = bar.add_task(f'Drawing {total} pictures', total=total)
+        task = bar.add_task(f'Drawing {total} images', total=total)
         for split in SPLITS:
-            pictures, masks = folder / split, folder / 'masks' / split
-            pictures.mkdir()
+            photos, masks = folder / split, folder / 'masks' / split
+            photos.mkdir()
             masks.mkdir(parents=True)
             images, annotations = [], []
             for number, scene in enumerate(_scenes(parameters, split), start=1):
-                images.append(_write_image(pictures, number, scene))
+                images.append(_write_image(photos, number, scene))
                 _write_mask(masks, number, scene)
                 for annotation in _describe(number, scene):
                     annotations.append({'id': len(annotations) + 1, **annotation})
@@ -72,14 +202,14 @@ def write_shapes(folder: Path, parameters: dict, progress: bool) -> None:
 
 def _scenes(parameters: dict, split: str) -> Iterator[Scene]:
     for index in range(parameters[split]):
-        # A seed of its own for each picture: splits share no random numbers, and a
-        # longer set begins with the pictures of a shorter one.
+        # A seed for each image: splits share no random numbers, and a larger dataset
+        # begins with the images of a smaller one.
         seed = (parameters['seed'], SPLITS.index(split), index)
         yield draw_scene(np.random.default_rng(seed), parameters['size'])
 
 
 def _write_image(folder: Path, number: int, scene: Scene) -> dict:
-    """Writes a picture and returns its entry in the COCO file."""
+    """Write an image; return its entry in the COCO file."""
     name = f'{number:06d}.jpg'
     _write(folder / name, scene.image, cv2.IMWRITE_JPEG_QUALITY, 95)
     height, width = scene.image.shape[:2]
@@ -97,7 +227,7 @@ def _write(path: Path, pixels: np.ndarray, *options: int) -> None:
 
 
 def semantic_mask(scene: Scene) -> np.ndarray:
-    """The category of each pixel plus one, 0 where no object is: (size, size) uint8."""
+    """Return the category of each pixel plus one, 0 without an object: uint8."""
     mask = np.zeros(scene.image.shape[:2], np.uint8)
     for category, visible in scene.objects:
         mask[visible] = category + 1
@@ -105,7 +235,7 @@ def semantic_mask(scene: Scene) -> np.ndarray:
 
 
 def _describe(number: int, scene: Scene) -> Iterator[dict]:
-    """The COCO annotations of a picture's objects, less their ids."""
+    """Yield the COCO annotations of an image's objects, without their ids."""
     for category, mask in scene.objects:
         # Run lengths, not polygons: exact, and they can hold a ring's hole.
         encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))

@@ -1,8 +1,7 @@
-"""How one picture of the shapes data set is drawn.
+"""Draw one image of the shapes dataset, with the visible mask of each object.
 
-`draw_scene` returns an image and, for each object in it, its category and the mask of
-the part that can be seen. Everything a data set needs (boxes, areas, instance masks,
-a semantic map) follows from that list, so writers of any format start here.
+Everything a dataset needs (boxes, areas, instance masks, a semantic map) follows from
+what `draw_scene` returns, so that writers of any format start here.
 
 Colour, texture, size and rotation are drawn alike for every category, and objects and
 backgrounds share one set of textures: only the outline tells what an object is.
@@ -18,10 +17,10 @@ import numpy as np
 CATEGORIES = ('circle', 'triangle', 'ring')
 # An object's diameter, as a fraction of the image side (24 to 100 pixels of 160).
 DIAMETERS = (0.15, 0.625)
-# Less than this part of an object in sight, and people start to guess what it is.
+# Below this visible part of an object, people start to guess what it is.
 MIN_VISIBLE = 0.4
-# Distance of an object's mean colour from what it lies on (RGB, 0 to 255 each), below
-# which its rim starts to get lost in the two textures.
+# Smallest distance of an object's mean colour from its background's (RGB, 0 to 255
+# each): below it, the rim gets lost in the two textures.
 MIN_CONTRAST = 80.0
 # Masks are filled on a finer grid, then averaged: the cover of a rim pixel is a
 # fraction, as in a photograph.
@@ -29,7 +28,7 @@ FINER = 4
 
 
 class Scene(NamedTuple):
-    """A drawn picture and what is in it."""
+    """A drawn image and its objects."""
 
     image: np.ndarray  # (size, size, 3) uint8, blue green red
     # Index into `CATEGORIES` and (size, size) bool mask of what can be seen of the
@@ -48,7 +47,7 @@ class _Placed(NamedTuple):
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> Scene:
-    """Draws a textured background and one to four objects, which may overlap."""
+    """Draw a textured background and one to four objects, which may overlap."""
     placed = place_objects(rng, size, count=int(rng.integers(1, 5)))
     image = texture(rng, size, rng.uniform(20, 235, 3))
     for item in placed:
@@ -63,7 +62,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
 
 
 def place_objects(rng: np.random.Generator, size: int, count: int) -> list[_Placed]:
-    """Places up to `count` objects, each in front of those before it.
+    """Place up to `count` objects, each in front of those before it.
 
     A place that hides too much of an earlier object, or lies too far outside the
     image, is tried again elsewhere; an object that finds no place is left out.
@@ -81,7 +80,7 @@ def place_objects(rng: np.random.Generator, size: int, count: int) -> list[_Plac
 
 
 def place_one(rng: np.random.Generator, size: int) -> _Placed:
-    """An object of random category, size, stretch, rotation and position."""
+    """Draw the outline of an object of random category, size, rotation and position."""
     category = int(rng.integers(len(CATEGORIES)))
     # Log-uniform: as many objects between 24 and 48 pixels as between 48 and 96.
     radius = size / 2 * np.exp(rng.uniform(*np.log(DIAMETERS)))
@@ -99,7 +98,7 @@ def place_one(rng: np.random.Generator, size: int) -> _Placed:
 
 
 def outline(rng: np.random.Generator, name: str) -> list[np.ndarray]:
-    """The closed contours of a shape within the unit circle, the outer one first."""
+    """Return the contours of a shape within the unit circle, the outer one first."""
     if name == 'circle':
         return [polygon(48)]
     if name == 'triangle':
@@ -110,13 +109,13 @@ def outline(rng: np.random.Generator, name: str) -> list[np.ndarray]:
 
 
 def polygon(corners: int) -> np.ndarray:
-    """The corners of a regular polygon on the unit circle, (corners, 2)."""
+    """Return the corners of a regular polygon on the unit circle, (corners, 2)."""
     angles = np.arange(corners) * (2 * np.pi / corners)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def fill(contours: list[np.ndarray], size: int) -> np.ndarray:
-    """How much of each pixel the contours cover, (size, size) float32 from 0 to 1."""
+    """Return the covered part of each pixel, (size, size) float32 from 0 to 1."""
     fine = np.zeros((size * FINER, size * FINER), np.uint8)
     # Even-odd rule: a contour within another one is a hole.
     cv2.fillPoly(fine, [np.rint(c * FINER).astype(np.int32) for c in contours], 255)
@@ -125,7 +124,7 @@ def fill(contours: list[np.ndarray], size: int) -> np.ndarray:
 
 
 def visible_masks(placed: list[_Placed]) -> list[np.ndarray]:
-    """For each object the pixels that none of the later ones covers."""
+    """Return the pixels of each object that no later one covers."""
     masks = []
     hidden = np.zeros_like(placed[0].mask)
     for item in reversed(placed):
@@ -135,7 +134,7 @@ def visible_masks(placed: list[_Placed]) -> list[np.ndarray]:
 
 
 def contrasting_colour(rng: np.random.Generator, below: np.ndarray) -> np.ndarray:
-    """A random colour that can be told from the mean colour `below`."""
+    """Draw a random colour that can be told from the mean colour `below`."""
     while True:
         colour = rng.uniform(20, 235, 3)
         if np.linalg.norm(colour - below) >= MIN_CONTRAST:
@@ -143,7 +142,7 @@ def contrasting_colour(rng: np.random.Generator, below: np.ndarray) -> np.ndarra
 
 
 def texture(rng: np.random.Generator, size: int, colour: np.ndarray) -> np.ndarray:
-    """A random pattern around a colour, (size, size, 3) float32."""
+    """Draw a random pattern around a colour, (size, size, 3) float32."""
     pattern = PATTERNS[rng.integers(len(PATTERNS))](rng, size)
     change = rng.standard_normal(3)
     change *= rng.uniform(15, 45) / np.linalg.norm(change)
@@ -154,7 +153,7 @@ def texture(rng: np.random.Generator, size: int, colour: np.ndarray) -> np.ndarr
 
 
 def ramp(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A straight gradient in a random direction."""
+    """Draw a straight gradient in a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     steps = np.linspace(-1, 1, size, dtype=np.float32)
     along = np.cos(angle) * steps[None, :] + np.sin(angle) * steps[:, None]
@@ -162,7 +161,7 @@ def ramp(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def clouds(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Noise at several scales, the coarsest strongest or all alike."""
+    """Draw noise at several scales, the coarsest strongest or all alike."""
     total = np.zeros((size, size), np.float32)
     keep = rng.uniform(0.5, 1)
     for octave in range(5):
@@ -175,7 +174,7 @@ def clouds(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def blobs(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Two-tone patches with irregular borders, as in a camouflage cloth."""
+    """Draw two-tone patches with irregular borders, as in camouflage."""
     cells = int(rng.integers(5, 13))
     noise = rng.standard_normal((cells, cells), np.float32)
     noise = cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
@@ -183,14 +182,14 @@ def blobs(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def stripes(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Soft or sharp parallel stripes in a random direction."""
+    """Draw soft or sharp parallel stripes in a random direction."""
     count = rng.uniform(4, 16)
     wave = np.sin(np.pi * count * ramp(rng, size) + rng.uniform(0, 2 * np.pi))
     return np.clip(wave * rng.uniform(1, 4), -1, 1)
 
 
 def checker(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A board of squares or diamonds in a random direction."""
+    """Draw a board of squares or diamonds in a random direction."""
     angle, count = rng.uniform(0, 2 * np.pi), rng.uniform(5, 14)
     steps = np.linspace(-1, 1, size, dtype=np.float32) * np.pi * count / 2
     x, y = steps[None, :], steps[:, None]

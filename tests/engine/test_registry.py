@@ -83,7 +83,7 @@ def test_every_registry_of_mmengine_has_the_scope():
 def test_a_stock_tool_needs_mmlit_imported_by_an_earlier_base(tmp_path):
     """What the documentation says to write for tools that do not import mmlit."""
     mmseg = pytest.importorskip('mmseg')
-    from mmlit_tools.shapes.command import ensure_shapes
+    from mmlit_tools.shapes.dataset import ensure_shapes
 
     data = tmp_path / 'shapes'
     ensure_shapes(out=str(data), train=4, val=2, size=64, seed=0)

@@ -89,7 +89,7 @@ def make_workplace(folder, title):
     Returns:
         The path of the config, seen from `folder`.
     """
-    from mmlit_tools.shapes.command import make_shapes
+    from mmlit_tools.shapes.dataset import make_shapes
 
     _, name, text, _ = recipe(title)
     for part in ('configs', 'tools'):

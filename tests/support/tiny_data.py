@@ -1,4 +1,4 @@
-"""Tiny data sets in COCO's and ADE20K's layouts, sound until a test spoils them."""
+"""Tiny datasets in COCO's and ADE20K's layouts, sound until a test spoils them."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,6 @@ from mmengine.config import Config
 from PIL import Image
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
-# The tools import each other by bare name.
 WIDTH, HEIGHT = 64, 48
 CLASSES = ('circle', 'triangle', 'ring')
 
@@ -44,7 +43,7 @@ def coco_content():
 
 
 def write_coco(root, content=None):
-    """Images and json under `root`; `content` as it is where it is text."""
+    """Write images and json under `root`; `content` as it is where it is text."""
     for i in (1, 2, 3):
         write_image(root / 'images' / f'{i}.jpg')
     content = coco_content() if content is None else content
@@ -53,7 +52,7 @@ def write_coco(root, content=None):
 
 
 def coco_config(root, masks=True, **dataset):
-    """A config for train.py but for its model; `dataset` changes the data set's."""
+    """Return a config for train.py without a model; `dataset` changes the dataset's."""
     data = dict(
         type='CocoDataset',
         data_root=str(root),
@@ -76,7 +75,7 @@ def coco_config(root, masks=True, **dataset):
 
 
 def write_masks(root, ids=(0, 1, 2, 3)):
-    """Images a, b and their masks, which hold the ids in columns."""
+    """Write images a, b and their masks, which hold the ids in columns."""
     for name in 'ab':
         write_image(root / 'images' / f'{name}.jpg')
         write_mask(root / 'masks' / f'{name}.png', ids)
@@ -89,7 +88,7 @@ def write_mask(path, ids, width=WIDTH, height=HEIGHT):
 
 
 def masks_config(root, **dataset):
-    """The same for segmentation; ids 1..3 are the classes."""
+    """Return the same for segmentation; ids 1..3 are the classes."""
     data = dict(
         type='BaseSegDataset',
         data_root=str(root),
@@ -104,31 +103,43 @@ def masks_config(root, **dataset):
     )
 
 
-# --- what is found ----------------------------------------------------------------
+# --- findings ---------------------------------------------------------------------
 
 
-def check(config):
-    """The findings in the training data of a config."""
+def check(config, **options):
+    """Return the findings in the training data of a config."""
     from mmlit_tools.configs import import_scope
     from mmlit_tools.data.check import check_data
 
     import_scope(config)
-    (findings,) = check_data(config)
+    (findings,) = check_data(config, **options)
     return findings
 
 
-def found(config):
-    """{(level, text): examples} of the findings."""
+def found(config, **options):
+    """Return {(level, text): examples} of the findings."""
     return {
         ('error' if kind.is_error else 'warning', kind.text): kind.examples
-        for kind in check(config).kinds
+        for kind in check(config, **options).kinds
     }
 
 
 def only(config, level, *words):
-    """The examples of the one kind of finding that there is; its text has words."""
+    """Return the examples of the only kind of finding; its text has the words."""
     ((kind, examples),) = found(config).items()
     assert kind[0] == level, kind
     for word in words:
         assert word in kind[1], kind
     return examples
+
+
+def errors(config, **options):
+    """Return the examples of the only kind of error, whatever the warnings."""
+    kinds = found(config, **options)
+    (examples,) = (names for (level, _), names in kinds.items() if level == 'error')
+    return examples
+
+
+def only_warnings(config):
+    """Tell whether the findings are warnings, if any."""
+    return all(level == 'warning' for level, _ in found(config))

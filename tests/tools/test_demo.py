@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from mmlit_tools.demo import command as demo
 from mmlit_tools.demo import records
-from mmlit_tools.shapes.command import ensure_shapes
+from mmlit_tools.shapes.dataset import ensure_shapes
 from support.demo_helpers import write_label_maps, write_results
 
 BOX_AP, MASK_AP = demo.DETECTION.keys.values()

@@ -10,7 +10,7 @@ from mmlit_tools.demo import (
     records,
     segmentation,
 )
-from mmlit_tools.shapes.command import ensure_shapes
+from mmlit_tools.shapes.dataset import ensure_shapes
 from support.demo_helpers import write_label_maps, write_results
 
 

@@ -1,4 +1,4 @@
-"""The drawn data set: true to COCO's format, varied, repeatable, whole or absent."""
+"""The drawn dataset: true to COCO's format, varied, repeatable, whole or absent."""
 
 import json
 import multiprocessing
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from mmlit_tools.shapes import command as tool
+from mmlit_tools.shapes import command, dataset
 from mmlit_tools.shapes.drawing import (
     CATEGORIES,
     MIN_VISIBLE,
@@ -25,15 +25,10 @@ from mmlit_tools.shapes.drawing import (
     visible_masks,
 )
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
-
-SMALL = {'train': 6, 'val': 4, 'size': 96, 'seed': 3, 'progress': False}
-
-
-@pytest.fixture(scope='module')
-def shapes(tmp_path_factory):
-    out = tmp_path_factory.mktemp('data') / 'shapes'
-    return tool.ensure_shapes(out, train=60, val=30, seed=1, progress=False)
+ROOT = Path(__file__).resolve().parents[2]
+COUNTS = {'train': 40, 'val': 20}
+SIDE = 96
+SMALL = {'train': 2, 'val': 2, 'size': 64, 'seed': 3, 'progress': False}
 
 
 def load(shapes, split):
@@ -48,79 +43,113 @@ def contents(folder):
     }
 
 
-@pytest.mark.parametrize(('split', 'count'), [('train', 60), ('val', 30)])
-def test_images_are_where_the_annotations_say(shapes, split, count):
-    coco = load(shapes, split)
+# --- the files --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('split', COUNTS)
+def test_files_agree(shapes, split):
+    """Images, boxes, areas, instance masks and semantic masks."""
+    coco, images, masks = load(shapes, split), shapes / split, shapes / 'masks' / split
     assert [c['name'] for c in coco.loadCats(coco.getCatIds())] == list(CATEGORIES)
-    assert len(coco.imgs) == len(list((shapes / split).iterdir())) == count
-    for image in coco.imgs.values():
-        pixels = cv2.imread(str(shapes / split / image['file_name']))
-        assert pixels.shape == (image['height'], image['width'], 3) == (160, 160, 3)
-        assert 1 <= len(coco.imgToAnns[image['id']]) <= 4
-
-
-@pytest.mark.parametrize('split', tool.SPLITS)
-def test_boxes_and_areas_are_those_of_the_visible_masks(shapes, split):
-    coco = load(shapes, split)
-    for image_id, items in coco.imgToAnns.items():
-        covered = np.zeros((160, 160), int)
+    for folder in (images, masks):
+        assert len(coco.imgs) == len(list(folder.iterdir())) == COUNTS[split]
+    for image_id, image in coco.imgs.items():
+        pixels = cv2.imread(str(images / image['file_name']))
+        assert pixels.shape == (image['height'], image['width'], 3) == (SIDE, SIDE, 3)
+        items = coco.imgToAnns[image_id]
+        assert 1 <= len(items) <= 4
+        semantic = np.zeros((SIDE, SIDE), np.uint8)
         for item in items:
             mask = coco.annToMask(item)
-            assert mask.shape == (160, 160)
             rows, columns = np.nonzero(mask)
             left, top = columns.min(), rows.min()
             extent = [left, top, columns.max() + 1 - left, rows.max() + 1 - top]
             assert item['bbox'] == extent
             assert item['area'] == mask.sum() > 0
-            assert item['iscrowd'] == 0
-            assert item['image_id'] == image_id
-            covered += mask
-        # A pixel shows one object: the foremost.
-        assert covered.max() == 1
+            assert (item['iscrowd'], item['image_id']) == (0, image_id)
+            # A pixel shows one object: the foremost.
+            assert not semantic[mask == 1].any()
+            semantic[mask == 1] = item['category_id']
+        path = masks / Path(image['file_name']).with_suffix('.png')
+        written = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert written.dtype == np.uint8 and (written == semantic).all()
     ids = [item['id'] for item in coco.dataset['annotations']]
     assert sorted(set(ids)) == ids
 
 
-@pytest.mark.parametrize('split', tool.SPLITS)
-def test_semantic_masks_hold_the_category_of_every_pixel(shapes, split):
-    coco = load(shapes, split)
-    folder = shapes / 'masks' / split
-    assert len(list(folder.iterdir())) == len(coco.imgs)
-    for image_id, image in coco.imgs.items():
-        path = folder / Path(image['file_name']).with_suffix('.png')
-        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        expected = np.zeros((160, 160), np.uint8)
-        for item in coco.imgToAnns[image_id]:
-            expected[coco.annToMask(item) == 1] = item['category_id']
-        assert mask.dtype == np.uint8 and (mask == expected).all()
+def test_val_is_not_train(shapes):
+    train, val = (
+        {cv2.imread(str(path)).tobytes() for path in (shapes / split).iterdir()}
+        for split in COUNTS
+    )
+    assert (len(train), len(val)) == (40, 20)
+    assert not train & val
+
+
+def test_mmdet_reads_boxes_and_masks(shapes):
+    mmdet = pytest.importorskip('mmdet.datasets')
+    # Names without a scope, as in configs: they are found whatever ran before.
+    pytest.importorskip('mmdet.utils').register_all_modules()
+    data = mmdet.CocoDataset(
+        ann_file=str(shapes / 'annotations' / 'val.json'),
+        data_prefix={'img': str(shapes / 'val')},
+        metainfo={'classes': CATEGORIES},
+        pipeline=[
+            {'type': 'LoadImageFromFile'},
+            {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': True},
+        ],
+    )
+    coco = load(shapes, 'val')
+    for index in range(5):
+        item = data[index]
+        expected = coco.imgToAnns[item['img_id']]
+        masks = [coco.annToMask(annotation) for annotation in expected]
+        assert (item['gt_masks'].masks == np.array(masks)).all()
+        boxes = item['gt_masks'].get_bboxes(type(item['gt_bboxes']))
+        assert (boxes.tensor == item['gt_bboxes'].tensor).all()
+        assert not item['gt_ignore_flags'].any()
+
+
+def test_mmseg_reads_the_masks(shapes):
+    mmseg = pytest.importorskip('mmseg.datasets')
+    pytest.importorskip('mmseg.utils').register_all_modules()
+    data = mmseg.BaseSegDataset(
+        data_root=str(shapes),
+        data_prefix={'img_path': 'val', 'seg_map_path': 'masks/val'},
+        metainfo={'classes': ('background', *CATEGORIES)},
+        pipeline=[{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations'}],
+    )
+    assert len(data) == COUNTS['val']
+    for item in (data[0], data[19]):
+        name = Path(item['img_path']).stem
+        mask = cv2.imread(str(shapes / 'masks' / 'val' / f'{name}.png'), 0)
+        assert (item['gt_seg_map'] == mask).all()
+
+
+# --- the drawing ------------------------------------------------------------------
 
 
 def test_objects_vary_and_overlap(shapes):
     coco = load(shapes, 'train')
-    counts = [len(items) for items in coco.imgToAnns.values()]
-    assert set(counts) == {1, 2, 3, 4}
+    assert {len(items) for items in coco.imgToAnns.values()} == {1, 2, 3, 4}
     items = coco.dataset['annotations']
     assert {item['category_id'] for item in items} == {1, 2, 3}
     sides = [max(item['bbox'][2:]) for item in items]
-    assert min(sides) < 30
-    assert max(sides) > 75
+    assert min(sides) < 0.19 * SIDE and max(sides) > 0.47 * SIDE
     boxes = np.array([item['bbox'] for item in items])
     boxes[:, 2:] += boxes[:, :2]
     images = np.array([item['image_id'] for item in items])
     low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    meet = (
-        (low < high).all(-1)
-        & (images[:, None] == images)
-        & ~np.eye(len(items), dtype=bool)
-    )
+    meet = (low < high).all(-1) & (images[:, None] == images)
+    np.fill_diagonal(meet, False)
     assert meet.any(axis=1).mean() > 0.3
 
 
 def test_hidden_parts_are_cut_out_but_enough_stays_in_sight():
     hidden = 0
     for seed in range(40):
-        placed = place_objects(np.random.default_rng(seed), 160, count=4)
+        placed = place_objects(np.random.default_rng(seed), SIDE, count=4)
         masks = visible_masks(placed)
         assert (masks[-1] == placed[-1].mask).all()
         for mask, item in zip(masks, placed):
@@ -131,7 +160,7 @@ def test_hidden_parts_are_cut_out_but_enough_stays_in_sight():
 
 
 def test_every_object_can_be_told_from_its_surroundings():
-    for seed in range(120):
+    for seed in range(60):
         image, objects = draw_scene(np.random.default_rng(seed), 160)
         _, mask = objects[-1]
         around = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7))).astype(bool) & ~mask
@@ -148,58 +177,51 @@ def test_fill_covers_pixels_by_fractions_and_leaves_holes():
     assert cover[0, 0] == 0
 
 
-def test_val_is_not_train(shapes):
-    train = {cv2.imread(str(path)).tobytes() for path in (shapes / 'train').iterdir()}
-    val = {cv2.imread(str(path)).tobytes() for path in (shapes / 'val').iterdir()}
-    assert len(train) == 60
-    assert len(val) == 30
-    assert not train & val
-
-
 def test_the_seed_decides_every_byte(tmp_path):
-    first = contents(tool.make_shapes(tmp_path / 'a', **SMALL))
-    assert contents(tool.make_shapes(tmp_path / 'b', **SMALL)) == first
-    other = contents(tool.make_shapes(tmp_path / 'c', **{**SMALL, 'seed': 4}))
-    same = {name for name in first if other[name] == first[name]}
-    assert not same
+    first = contents(dataset.make_shapes(tmp_path / 'a', **SMALL))
+    assert contents(dataset.make_shapes(tmp_path / 'b', **SMALL)) == first
+    other = contents(dataset.make_shapes(tmp_path / 'c', **{**SMALL, 'seed': 4}))
+    assert not [name for name in first if other[name] == first[name]]
 
 
-def test_a_complete_set_is_left_alone_and_another_one_refused(tmp_path):
-    out = tool.ensure_shapes(tmp_path / 'shapes', **SMALL)
+# --- whole or absent --------------------------------------------------------------
+
+
+def test_a_complete_dataset_is_left_alone_and_another_one_refused(tmp_path):
+    out = dataset.ensure_shapes(tmp_path / 'shapes', **SMALL)
     (out / 'mark').touch()
-    assert tool.ensure_shapes(out, **SMALL) == out
-    assert (out / 'mark').exists()
+    assert dataset.ensure_shapes(out, **SMALL) == out
     with pytest.raises(ValueError, match=r'drawn with seed=3, but wanted is seed=4'):
-        tool.ensure_shapes(out, **{**SMALL, 'seed': 4})
+        dataset.ensure_shapes(out, **{**SMALL, 'seed': 4})
     assert (out / 'mark').exists()
-    tool.make_shapes(out, **{**SMALL, 'seed': 4})
+    dataset.make_shapes(out, **{**SMALL, 'seed': 4})
     assert not (out / 'mark').exists()
     assert json.loads((out / 'shapes.json').read_text())['seed'] == 4
     for missing in ('val/000001.jpg', 'masks/train/000002.png'):
         (out / missing).unlink()
-        tool.ensure_shapes(out, **{**SMALL, 'seed': 4})
+        dataset.ensure_shapes(out, **{**SMALL, 'seed': 4})
         assert (out / missing).exists()
 
 
 def test_foreign_files_are_never_replaced(tmp_path):
     (tmp_path / 'thesis.txt').write_text('years of work')
-    for call in (tool.ensure_shapes, tool.make_shapes):
-        with pytest.raises(ValueError, match='something other than a shapes data set'):
+    for call in (dataset.ensure_shapes, dataset.make_shapes):
+        with pytest.raises(ValueError, match='something other than a shapes dataset'):
             call(tmp_path, **SMALL)
     assert (tmp_path / 'thesis.txt').read_text() == 'years of work'
 
 
 def _ensure(out, barrier, drawn):
-    draw = tool.write_shapes
+    draw = dataset.write_shapes
 
     def count(*args):
         with drawn.get_lock():
             drawn.value += 1
         draw(*args)
 
-    tool.write_shapes = count
+    dataset.write_shapes = count
     barrier.wait(timeout=60)
-    tool.ensure_shapes(out, **SMALL)
+    dataset.ensure_shapes(out, **SMALL)
     assert len(list((out / 'train').iterdir())) == SMALL['train']
 
 
@@ -219,11 +241,14 @@ def test_of_three_processes_one_draws(tmp_path):
     assert drawn.value == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != 'posix', reason='SIGKILL is POSIX')
 def test_a_killed_drawer_leaves_nothing_half_done(tmp_path):
     out = tmp_path / 'shapes'
-    command = [sys.executable, TOOLS / 'make_shapes.py', '--out', out]
-    drawer = subprocess.Popen([*map(str, command), '--train', '5000'])
+    tool = ROOT / 'tools' / 'make_shapes.py'
+    drawer = subprocess.Popen(
+        [sys.executable, str(tool), '--out', str(out), '--train', '5000']
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob('.shapes.*.tmp/train/000005.jpg')):
         assert drawer.poll() is None
@@ -232,12 +257,12 @@ def test_a_killed_drawer_leaves_nothing_half_done(tmp_path):
     drawer.send_signal(signal.SIGKILL)
     drawer.wait(timeout=60)
     assert not out.exists()
-    tool.ensure_shapes(out, **SMALL)
+    dataset.ensure_shapes(out, **SMALL)
     assert load(out, 'train').imgs
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        '.shapes.lock',
-        'shapes',
-    ]
+    assert {path.name for path in tmp_path.iterdir()} == {'.shapes.lock', 'shapes'}
+
+
+# --- arguments --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -253,61 +278,20 @@ def test_a_killed_drawer_leaves_nothing_half_done(tmp_path):
 )
 def test_wrong_arguments_are_named(tmp_path, argument, value, words):
     with pytest.raises(ValueError, match=f'^{re.escape(words)}$'):
-        tool.ensure_shapes(tmp_path / 'shapes', **{**SMALL, argument: value})
+        dataset.ensure_shapes(tmp_path / 'shapes', **{**SMALL, argument: value})
     assert not list(tmp_path.iterdir())
 
 
-def test_command_line_ends_with_a_sentence(tmp_path, capsys):
+def test_the_command(tmp_path, capsys):
     out = tmp_path / 'shapes'
     options = ['--out', str(out), '--train', '2', '--val', '1', '--size', '64']
-    tool.main(options)
+    command.main(options)
     assert str(out) in capsys.readouterr().out
-    with pytest.raises(SystemExit, match='make_shapes: .* was drawn with val=1'):
-        tool.main([*options, '--val', '2'])
-    tool.main([*options, '--val', '2', '--force'])
+    with pytest.raises(SystemExit, match='make_shapes.* was drawn with val=1'):
+        command.main([*options, '--val', '2'])
+    command.main([*options, '--val', '2', '--force'])
     assert len(list((out / 'val').iterdir())) == 2
 
 
 def test_the_default_folder_does_not_depend_on_the_working_directory():
-    assert tool.DEFAULT_OUT.is_absolute()
-    assert tool.DEFAULT_OUT.relative_to(TOOLS.parent) == Path('data/shapes')
-
-
-def test_mmdet_reads_boxes_and_masks(shapes):
-    mmdet = pytest.importorskip('mmdet.datasets')
-    # Names without a scope, as in configs: they are found whatever ran before.
-    pytest.importorskip('mmdet.utils').register_all_modules()
-    dataset = mmdet.CocoDataset(
-        ann_file=str(shapes / 'annotations' / 'val.json'),
-        data_prefix={'img': str(shapes / 'val')},
-        metainfo={'classes': CATEGORIES},
-        pipeline=[
-            {'type': 'LoadImageFromFile'},
-            {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': True},
-        ],
-    )
-    coco = load(shapes, 'val')
-    for index in range(5):
-        item = dataset[index]
-        expected = coco.imgToAnns[item['img_id']]
-        masks = [coco.annToMask(annotation) for annotation in expected]
-        assert (item['gt_masks'].masks == np.array(masks)).all()
-        boxes = item['gt_masks'].get_bboxes(type(item['gt_bboxes']))
-        assert (boxes.tensor == item['gt_bboxes'].tensor).all()
-        assert not item['gt_ignore_flags'].any()
-
-
-def test_mmseg_reads_the_masks(shapes):
-    mmseg = pytest.importorskip('mmseg.datasets')
-    pytest.importorskip('mmseg.utils').register_all_modules()
-    dataset = mmseg.BaseSegDataset(
-        data_root=str(shapes),
-        data_prefix={'img_path': 'val', 'seg_map_path': 'masks/val'},
-        metainfo={'classes': ('background', *CATEGORIES)},
-        pipeline=[{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations'}],
-    )
-    assert len(dataset) == 30
-    for item in (dataset[0], dataset[29]):
-        name = Path(item['img_path']).stem
-        mask = cv2.imread(str(shapes / 'masks' / 'val' / f'{name}.png'), 0)
-        assert (item['gt_seg_map'] == mask).all()
+    assert dataset.DEFAULT_OUT == ROOT / 'data' / 'shapes'

@@ -4,30 +4,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmlit_tools.data.draw import main
 from support.tiny_data import coco_config, masks_config, write_coco, write_masks
 
 pytest.importorskip('mmdet', reason='draws with the visualizers of mmdet')
 pytest.importorskip('mmseg', reason='draws with the visualizers of mmseg')
 
 
-def drawn(config, folder, number):
-    from mmlit_tools.configs import import_scope
-    from mmlit_tools.data.draw import draw_data
-
-    import_scope(config)
-    count = draw_data(config, folder, number)
+def draw(config, folder, number):
+    path = folder.parent / 'config.py'
+    path.parent.mkdir(exist_ok=True)
+    config.dump(path)
+    main([str(path), str(folder), '--number', str(number)])
     paths = sorted(folder.iterdir())
-    assert len(paths) == count
     return [path.name for path in paths], np.asarray(Image.open(paths[0])).astype(int)
 
 
-def test_boxes_and_outlines(tmp_path):
+def test_boxes_and_outlines(tmp_path, capsys):
     write_coco(tmp_path)
     config = coco_config(tmp_path)
     config.train_dataloader.dataset.pipeline.append(dict(type='PackDetInputs'))
     config.visualizer = dict(type='DetLocalVisualizer')
-    names, picture = drawn(config, tmp_path / 'out', number=2)
+    names, picture = draw(config, tmp_path / 'out', number=2)
     assert names == ['0001_1.png', '0002_2.png']
+    assert f'2 pictures are in {tmp_path / "out"}' in capsys.readouterr().out
     # The image is all of one grey; its objects lie in the upper left.
     assert picture.shape == (48, 64, 3)
     assert picture[:20, :30].std() > 10 * picture[30:, 40:].std()
@@ -40,7 +40,7 @@ def test_masks(tmp_path):
     config.train_dataloader.dataset.metainfo.palette = palette
     config.train_dataloader.dataset.pipeline.append(dict(type='PackSegInputs'))
     config.visualizer = dict(type='SegLocalVisualizer', alpha=0.5)
-    names, picture = drawn(config, tmp_path / 'new' / 'out', number=9)
+    names, picture = draw(config, tmp_path / 'new' / 'out', number=9)
     assert names == ['0001_a.png', '0002_b.png']
     red, green, blue = picture[5, 5]  # far from the name of the class
     assert red > 100 > 20 > max(green, blue)
@@ -48,7 +48,6 @@ def test_masks(tmp_path):
 
 
 def test_nothing_to_draw(tmp_path):
-    config = coco_config(tmp_path)
     with pytest.raises(SystemExit, match='no visualizer to draw with'):
-        drawn(config, tmp_path / 'out', number=1)
+        draw(coco_config(tmp_path), tmp_path / 'out', number=1)
     assert not (tmp_path / 'out').exists()

@@ -1,0 +1,345 @@
+"""Checks of a config's data: wrappers, unknown types, heads, and the command."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmlit.errors import UserError
+from mmlit_tools import train
+from mmlit_tools.configs import import_scope
+from mmlit_tools.data import command
+from mmlit_tools.data.check import check_data
+from support.tiny_data import (
+    check,
+    coco_config,
+    coco_content,
+    found,
+    masks_config,
+    only,
+    write_coco,
+    write_masks,
+)
+
+pytest.importorskip('mmdet', reason='the checks build the datasets of mmdet')
+pytest.importorskip('mmseg', reason='the checks build the datasets of mmseg')
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'detection'
+STOPS = (SystemExit, UserError)
+
+
+# --- which datasets ---------------------------------------------------------------
+
+
+def test_training_and_validation_data(tmp_path):
+    write_coco(tmp_path)
+    config = coco_config(tmp_path)
+    config.val_dataloader = coco_config(tmp_path, ann_file='val.json').train_dataloader
+    training, validation = check_data(config)
+    assert training.title == 'training data (CocoDataset)' and not training.errors
+    assert validation.title == 'validation data (CocoDataset)'
+    (kind,) = validation.errors
+    assert 'val.json does not exist' in kind.text
+
+
+def test_no_data():
+    with pytest.raises(STOPS, match='neither train_dataloader nor val_dataloader'):
+        check_data(Config(dict(default_scope='mmdet', val_dataloader=None)))
+
+
+def test_wrappers(tmp_path):
+    write_coco(tmp_path)
+    config = coco_config(tmp_path)
+    sound = config.train_dataloader.dataset
+    missing = dict(sound, ann_file='none.json')
+    balanced = dict(type='ClassBalancedDataset', oversample_thr=0.1, dataset=missing)
+    both = dict(type='ConcatDataset', datasets=[sound, balanced])
+    config.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=both)
+    first, second = check_data(config)
+    assert first.title == 'training data 1 of 2 (CocoDataset)' and not first.errors
+    assert second.title == 'training data 2 of 2 (CocoDataset)'
+    assert 'none.json does not exist' in second.errors[0].text
+
+
+def test_subclasses_are_checked_but_for_those_with_their_own_json(tmp_path):
+    from mmdet.registry import DATASETS
+
+    coco = DATASETS.get('CocoDataset')
+
+    @DATASETS.register_module(force=True)
+    class OtherNames(coco):
+        METAINFO = dict(classes=('circle', 'triangle', 'ring'))
+
+    @DATASETS.register_module(force=True)
+    class OtherJson(coco):
+        def load_data_list(self):
+            return []
+
+    write_coco(tmp_path)
+    (tmp_path / 'images' / '1.jpg').unlink()
+    only(coco_config(tmp_path, type='OtherNames'), 'error', 'image does not exist')
+    kinds = found(coco_config(tmp_path, type='OtherJson', filter_cfg=None))
+    assert {level for level, _ in kinds} == {'error', 'warning'}
+    assert ('error', 'the split is empty') in kinds
+    assert any('do not know OtherJson' in text for _, text in kinds)
+
+
+def test_samples_of_an_unknown_type_are_loaded(tmp_path):
+    """As its pipeline does: image, then mask."""
+    from mmengine.dataset import BaseDataset
+    from mmseg.registry import DATASETS
+
+    @DATASETS.register_module(force=True)
+    class Pairs(BaseDataset):
+        def load_data_list(self):
+            names = [f'{self.data_root}/{{}}/{name}.{{}}' for name in 'ab']
+            return [
+                dict(
+                    img_path=name.format('images', 'jpg'),
+                    seg_map_path=name.format('masks', 'png'),
+                    reduce_zero_label=False,
+                    label_map=None,
+                    seg_fields=[],
+                )
+                for name in names
+            ]
+
+    write_masks(tmp_path)
+    config = masks_config(tmp_path, type='Pairs')
+    for key in ('data_prefix', 'reduce_zero_label'):
+        config.train_dataloader.dataset.pop(key)
+    steps = config.train_dataloader.dataset.pipeline
+    steps.append(dict(type='NoSuchStep'))  # That does not load is not run.
+    (warning,) = found(config)
+    assert warning[0] == 'warning' and 'do not know Pairs' in warning[1]
+    torn = tmp_path / 'masks' / 'b.png'
+    torn.write_bytes(torn.read_bytes()[:60])
+    findings = check(config)
+    (kind,) = findings.errors
+    assert (findings.extent, kind.text) == ('2 samples', 'sample cannot be loaded')
+    assert f'b.jpg with the mask {torn}: ' in kind.examples[0]
+    assert not check(config, quick=True).errors
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        (dict(type='CocoDatset'), 'CocoDatset is not in the'),
+        (dict(an_file='all.json'), 'an_file'),
+    ],
+)
+def test_datasets_that_cannot_be_built(tmp_path, changes, words):
+    write_coco(tmp_path)
+    only(coco_config(tmp_path, **changes), 'error', 'cannot be built', words)
+
+
+def test_a_constructor_that_says_nothing(tmp_path):
+    """mmseg's PascalContext asserts that the folder is there, and no more."""
+    kind = dict(type='PascalContextDataset', ann_file='val.txt', metainfo=None)
+    config = masks_config(tmp_path, **kind)
+    said = 'cannot be built: AssertionError: no more is said'
+    place = f'data_root={str(tmp_path)!r}', "'img_path': 'images'", "ann_file='val.txt'"
+    only(config, 'error', said, *place)
+
+
+def test_files_behind_a_backend(tmp_path):
+    write_coco(tmp_path)
+    config = coco_config(tmp_path, backend_args=dict(backend='petrel'))
+    kinds = found(config)
+    assert any('petrel' in text for level, text in kinds if level == 'warning')
+
+
+def test_no_pipeline_is_run(tmp_path):
+    """A step of the pipeline that cannot even be built does not matter."""
+    write_coco(tmp_path)
+    assert found(coco_config(tmp_path, pipeline=[dict(type='NoSuchStep')])) == {}
+
+
+# --- what a config repeats --------------------------------------------------------
+
+
+@pytest.mark.parametrize(('outputs', 'level'), [(2, 'error'), (3, ''), (80, 'warning')])
+def test_outputs_of_the_heads(tmp_path, outputs, level):
+    write_coco(tmp_path)
+    config = coco_config(tmp_path)
+    config.model = dict(
+        backbone=dict(num_classes=1000),
+        roi_head=dict(bbox_head=[dict(num_classes=3), dict(num_classes=outputs)]),
+    )
+    if not level:
+        assert found(config) == {}
+        return
+    said = f'model.roi_head.bbox_head[1].num_classes={outputs}'
+    only(config, level, said, '3 classes')
+
+
+def test_a_text_for_classes(tmp_path):
+    write_masks(tmp_path, ids=(1, 2))
+    kinds = found(masks_config(tmp_path, metainfo=dict(classes='soil')))
+    assert [level for level, text in kinds if "is the text 'soil'" in text] == ['error']
+
+
+@pytest.mark.parametrize('pipeline', [False, True])
+def test_two_meanings_of_zero(tmp_path, pipeline):
+    write_masks(tmp_path)
+    steps = [dict(type='LoadAnnotations', reduce_zero_label=pipeline)]
+    config = masks_config(tmp_path, pipeline=steps)
+    if pipeline:
+        assert found(config) == {}
+    else:
+        said = 'reduce_zero_label=False, and the dataset True'
+        only(config, 'error', said, 'leave it out')
+
+
+@pytest.mark.parametrize('crop', [64, (64, 32)])
+def test_two_crop_sizes(tmp_path, crop):
+    write_masks(tmp_path)
+    config = masks_config(tmp_path, pipeline=[dict(type='RandomCrop', crop_size=crop)])
+    config.model = dict(data_preprocessor=dict(size=(64, 64)))
+    if crop == 64:
+        assert found(config) == {}
+    else:
+        only(config, 'warning', 'crop_size=(64, 32)', 'data_preprocessor.size=(64, 64)')
+
+
+def ignoring(tmp_path, ids):
+    write_masks(tmp_path, ids=ids)
+    return masks_config(tmp_path, reduce_zero_label=False, ignore_index=7)
+
+
+def test_heads_and_padding_that_ignore_another_id(tmp_path):
+    config = ignoring(tmp_path, (0, 1, 2, 7))
+    config.model = dict(
+        data_preprocessor=dict(type='SegDataPreProcessor'),
+        decode_head=dict(num_classes=3, ignore_index=7),
+        auxiliary_head=[dict(num_classes=3), dict(num_classes=3, ignore_index=None)],
+    )
+    assert {(level, text.partition(',')[0]) for level, text in found(config)} == {
+        ('error', 'model.auxiliary_head[0].ignore_index=255'),
+        ('error', 'model.data_preprocessor.seg_pad_val=255'),
+    }
+    config.model.auxiliary_head[0].ignore_index = 7
+    config.model.data_preprocessor.seg_pad_val = 7
+    assert found(config) == {}
+    config.train_dataloader.dataset.ignore_index = 255
+    assert len([text for _, text in found(config) if 'ignore_index=7' in text]) == 2
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_a_metric_that_ignores_another_id(tmp_path, several):
+    # Which id the heads ignore does not matter where nothing is trained.
+    config = Config(
+        dict(
+            default_scope='mmseg',
+            model=dict(decode_head=dict(num_classes=3)),
+            val_dataloader=ignoring(tmp_path, (0, 1, 2, 7)).train_dataloader,
+            val_evaluator=dict(type='IoUMetric'),
+        )
+    )
+    if several:
+        config.val_evaluator = [dict(type='DepthMetric'), config.val_evaluator]
+    only(config, 'error', 'val_evaluator.ignore_index=255', 'ignore_index=7')
+    metric = config.val_evaluator[1] if several else config.val_evaluator
+    metric.ignore_index = 7
+    assert found(config) == {}
+
+
+# --- real data --------------------------------------------------------------------
+
+
+def test_real_coco(data_root):
+    config = Config.fromfile(CONFIGS / 'mask-rcnn_lit-ti_fpn_1x_coco.py')
+    import_scope(config)
+    for loader in (config.train_dataloader, config.val_dataloader):
+        loader.dataset.data_root = str(data_root / 'coco_tiny')
+    for report in check_data(config):
+        assert report.extent.startswith('80 images') and not report.kinds
+
+
+def test_real_masks(data_root):
+    folders = dict(img_path='images/training', seg_map_path='annotations/training')
+    findings = check(
+        masks_config(
+            data_root / 'ade_layout',
+            type='ADE20KDataset',
+            data_prefix=folders,
+            metainfo=None,
+        )
+    )
+    assert findings.extent == '60 images' and not findings.errors
+
+
+# --- the command ------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Run the command in this process: the error message or '', output, errors."""
+
+    def run(config, *options):
+        config.dump(tmp_path / 'config.py')
+        try:
+            command.main([str(tmp_path / 'config.py'), *options])
+            stopped = ''
+        except SystemExit as end:
+            stopped = end.code
+        return stopped, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_on_masks(tmp_path, run):
+    write_masks(tmp_path)
+    config = masks_config(tmp_path)
+    stopped, output, _ = run(config)
+    assert not stopped
+    assert output == 'training data (BaseSegDataset): 2 images: nothing found\n'
+    (tmp_path / 'masks' / 'b.png').unlink()
+    stopped, output, _ = run(config)
+    assert 'error: mask does not exist' in output and 'b.png' in output
+    assert stopped.endswith(': 1 kind of errors in the data, see above')
+
+
+def test_the_command_on_coco(tmp_path, run):
+    content = coco_content()
+    content['annotations'][0].update(bbox=[4, 5, 0, 10])
+    write_coco(tmp_path, content)
+    (tmp_path / 'images' / '2.jpg').unlink()
+    config = coco_config(tmp_path)
+    stopped, output, errors = run(config)
+    assert stopped
+    lines = [line.strip() for line in output.splitlines()]
+    assert lines[0].endswith('1 kind of errors, 1 kind of warnings')
+    assert lines[1].startswith('error: image does not exist') and lines[2] == '2.jpg'
+    assert lines[3].startswith('warning: box without an area')
+    assert errors.startswith('reading') and errors.endswith('all.json\n')
+
+    stopped, output, _ = run(
+        config, '--cfg-options', 'train_dataloader.dataset.ann_file=none.json'
+    )
+    assert stopped and 'none.json does not exist' in output
+    (tmp_path / 'images' / '3.jpg').rename(tmp_path / 'images' / '2.jpg')
+    del content['images'][2], content['annotations'][4:]
+    (tmp_path / 'all.json').write_text(json.dumps(content))
+    stopped, output, _ = run(config)
+    assert not stopped and output.count('warning: ') == 1
+
+
+def test_training_stops_before_the_runner(tmp_path, monkeypatch, capsys):
+    """At errors in validation data, too."""
+    monkeypatch.chdir(tmp_path)
+    for part in ('train', 'val'):
+        write_coco(tmp_path / part)
+    config = Config.fromfile(CONFIGS / 'mask-rcnn_lit-ti_fpn_1x_coco.py')
+    for part in ('train', 'val'):
+        data = coco_config(tmp_path / part).train_dataloader.dataset
+        config[f'{part}_dataloader'].dataset = data
+    (tmp_path / 'val' / 'images' / '2.jpg').unlink()
+    config.dump('config.py')
+    monkeypatch.setattr('sys.argv', ['train.py', 'config.py', '--check-data'])
+    with pytest.raises(SystemExit, match='train.py: 1 kind of errors in the data'):
+        train.main()
+    output = capsys.readouterr().out
+    assert 'error: image does not exist' in output and '2.jpg' in output
+    # The Runner would have made it.
+    assert not (tmp_path / 'work_dirs').exists()

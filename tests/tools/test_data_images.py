@@ -1,0 +1,164 @@
+"""Odd and broken image files: what the checks of data say of them."""
+
+import pytest
+
+from support.bad_files import (
+    BROKEN,
+    HEIGHT,
+    ODD,
+    SIZES,
+    WIDTH,
+    encoded,
+    of_sizes,
+    turned,
+    write,
+    write_files,
+    write_pairs,
+)
+from support.tiny_data import (
+    coco_config,
+    errors,
+    found,
+    masks_config,
+    only,
+    only_warnings,
+)
+
+pytest.importorskip('mmdet', reason='the checks build the datasets of mmdet')
+pytest.importorskip('mmseg', reason='the checks build the datasets of mmseg')
+SCALE = (1333, 800)
+CIRCLE = dict(classes=('circle',))
+
+
+def resizing(config, scale=SCALE):
+    """Return the config with resizing in its pipeline."""
+    step = dict(type='Resize', scale=scale, keep_ratio=True)
+    config.train_dataloader.dataset.pipeline.append(step)
+    return config
+
+
+def stem(example):
+    return example.split('/')[-1].split('.')[0]
+
+
+def test_odd_files_are_sound(tmp_path):
+    write_files(tmp_path / 'det', ODD)
+    assert found(resizing(coco_config(tmp_path / 'det', metainfo=CIRCLE))).keys() <= {
+        ('warning', "category of the json that metainfo['classes'] leaves out")
+    }
+    write_pairs(tmp_path / 'seg', ODD)
+    assert found(resizing(masks_config(tmp_path / 'seg'))) == {}
+
+
+# --- broken files are refused by name ---------------------------------------------
+
+
+def test_broken_files_in_detection(tmp_path):
+    write_files(tmp_path, {**BROKEN, 'sound': encoded()})
+    examples = errors(coco_config(tmp_path, metainfo=CIRCLE), shown=100)
+    said = dict(example.split('.jpg: ', 1) for example in examples)
+    assert set(said) == set(BROKEN)
+    assert said['empty'] == 'the file is empty, 0 bytes'
+    assert 'cannot identify' in said['no-image']
+    assert said['half-png'] == 'image file is truncated'
+    for name in ('half', 'cut-off', 'float-tiff'):
+        assert 'LoadImageFromFile of the pipeline cannot decode it' in said[name], name
+
+
+def test_broken_files_in_segmentation(tmp_path):
+    write_pairs(tmp_path, {**BROKEN, 'sound': encoded()})
+    kinds = found(masks_config(tmp_path), shown=100)
+    (examples,) = (kinds.pop(('error', 'image cannot be read')),)
+    assert not kinds and len(examples) == len(BROKEN)
+    names = {next(name for name in BROKEN if f'/{name}.jpg' in e) for e in examples}
+    assert names == set(BROKEN)
+
+
+def test_broken_masks(tmp_path):
+    write_pairs(tmp_path, dict.fromkeys(('empty', 'half', 'text', 'sound'), encoded()))
+    masks = tmp_path / 'masks'
+    half = encoded('L', 'PNG')[:1000]  # Of noise, or there is nothing to cut off.
+    for name, content in (('empty', b''), ('half', half), ('text', b'no mask')):
+        write(masks / f'{name}.png', content)
+    examples = only(masks_config(tmp_path), 'error', 'mask cannot be read')
+    assert list(map(stem, examples)) == ['empty', 'half', 'text']
+
+
+def test_the_quick_check_reads_headers_alone(tmp_path):
+    write_files(tmp_path, {'half': BROKEN['half'], 'empty': b''})
+    for quick, broken in ((True, 1), (False, 2)):
+        assert len(errors(coco_config(tmp_path), quick=quick)) == broken
+
+
+def test_the_loader_of_the_pipeline_is_what_reads(tmp_path):
+    """Pillow reads what OpenCV does not; and only 'color' turns a photo upright."""
+    write_files(tmp_path, {'float-tiff': BROKEN['float-tiff'], 'sideways': turned(6)})
+    steps = [dict(type='LoadImageFromFile', imdecode_backend='pillow')]
+    assert only_warnings(coco_config(tmp_path, masks=False, pipeline=steps))
+    steps = [dict(type='LoadImageFromFile', color_type='unchanged')]
+    write_files(tmp_path, {'sideways': turned(6)})
+    assert errors(coco_config(tmp_path, masks=False, pipeline=steps)) == [
+        f'sideways.jpg: {HEIGHT}x{WIDTH} px, in the json {WIDTH}x{HEIGHT} '
+        '(its EXIF data turn it)'
+    ]
+
+
+def test_a_misspelt_argument_of_the_loader(tmp_path):
+    write_files(tmp_path, {'sound': encoded()})
+    steps = [dict(type='LoadImageFromFile', colour_type='unchanged')]
+    only(coco_config(tmp_path, pipeline=steps), 'error', 'built', 'colour_type')
+
+
+# --- photos that EXIF turns -------------------------------------------------------
+
+
+def test_a_json_that_has_photos_as_they_lie(tmp_path):
+    write_files(tmp_path, {'photo': turned(8)}, {'photo': (HEIGHT, WIDTH)})
+    said = f'photo.jpg: {WIDTH}x{HEIGHT} px, in the json {HEIGHT}x{WIDTH}'
+    said += ' (its EXIF data turn it)'
+    assert errors(coco_config(tmp_path, metainfo=CIRCLE)) == [said]
+
+
+@pytest.mark.parametrize('orientation', [2, 3, 4])
+def test_a_turn_that_the_size_does_not_tell(tmp_path, orientation):
+    files = {'photo': turned(orientation), 'upright': turned(1)}
+    write_files(tmp_path / 'det', files)
+    write_pairs(tmp_path / 'seg', files)
+    for config in (coco_config(tmp_path / 'det'), masks_config(tmp_path / 'seg')):
+        kinds = found(config)
+        (names,) = (names for (_, text), names in kinds.items() if 'EXIF' in text)
+        assert list(map(stem, names)) == ['photo']
+        assert all(level == 'warning' for level, _ in kinds)
+
+
+# --- sizes ------------------------------------------------------------------------
+
+
+def test_lines_are_resized_to_nothing(tmp_path):
+    write_files(tmp_path, of_sizes(SIZES), SIZES)
+    config = coco_config(tmp_path, filter_cfg=None)
+    assert only_warnings(config)
+    assert errors(resizing(config)) == [
+        f'line.jpg: 1x5000 px become 0x1333 px at scale {SCALE}',
+        f'lying-line.jpg: 5000x1 px become 1333x0 px at scale {SCALE}',
+    ]
+    # mmdet's filter drops them before the pipeline.
+    config = resizing(coco_config(tmp_path))
+    assert not any('no pixel' in text for _, text in found(config))
+
+
+def test_lines_in_segmentation(tmp_path):
+    """mmseg takes a mask of one row for a row of masks."""
+    write_pairs(tmp_path, of_sizes(SIZES), SIZES)
+    said = 'mask with a side of 1 px (mmseg cannot load it)'
+    examples = only(masks_config(tmp_path), 'error', said)
+    assert sorted(map(stem, examples)) == ['line', 'lying-line', 'one-pixel']
+    # At a tenth of the scale of the pipeline, as it may choose, strips vanish as well.
+    config = masks_config(tmp_path)
+    step = dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.1, 2.0))
+    config.train_dataloader.dataset.pipeline.append(dict(step, keep_ratio=True))
+    kinds = found(config)
+    (text,) = (text for _, text in kinds if 'no pixel' in text)
+    first, second = kinds['error', text]
+    assert 'lying-strip' in first and 'become 204x0 px at scale (204, 51)' in first
+    assert 'strip' in second
