@@ -1,12 +1,11 @@
-"""What is wrong with this environment, and the command that mends it.
+"""Find what is wrong with an environment, and the command that mends it.
 
-A package beside `mmlit` and not in it: importing anything of `mmlit` runs the checks of
-`import mmlit`, and the doctor has to work exactly where those refuse. Standard library
-only, like the two files of mmlit that it loads by path (surroundings.py).
+Standard library only, and no import of mmlit: the doctor works where `import mmlit`
+refuses, and that in turn runs a few of these checks.
 
-In the order of the data: checks.py lists the checks, cli.py goes through them and
-reports, worker.py runs each in another process, and what they do is in installed.py,
-imports.py and runs.py.
+cli.py goes through the table of checks.py and reports, worker.py runs each check in
+another process, and what they do is in installed.py, imports.py, cuda.py and runs.py;
+install.py knows packages, versions and the commands that install them.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""`python -m mmlit_doctor`: the same as `mmlit-doctor`."""
+"""Run `mmlit-doctor` as `python -m mmlit_doctor`."""
 
 import sys
 

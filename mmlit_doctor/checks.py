@@ -1,10 +1,10 @@
-"""The checks, in the order in which one depends on another."""
+"""List the checks, in the order in which one depends on another."""
 
 from functools import partial
-from typing import Callable, NamedTuple, Tuple
+from typing import Callable, NamedTuple
 
 from . import cuda, imports, installed, runs
-from .surroundings import distributions, mmlit_command
+from .install import install_command, mmcv_command, mmlit_command, reinstall_command
 
 
 class Check(NamedTuple):
@@ -13,8 +13,8 @@ class Check(NamedTuple):
     Attributes:
         name: What a report calls it; `{device}` is filled in.
         why: Why it matters.
-        run: What looks: returns what it saw, or raises `Fault` or `Advice`.
-        mend: Gives the command for what nobody foresaw, such as a crash.
+        run: Returns what it saw, or raises `Fault` or `Advice`.
+        mend: Returns the command for what nobody foresaw, such as a crash.
         needs: Names of the checks without which this one would say nothing new.
         per_device: Whether it is run once a device, which `run` and `mend` are given.
         slow: Whether `--quick` leaves it out.
@@ -24,166 +24,109 @@ class Check(NamedTuple):
     why: str
     run: Callable[..., str]
     mend: Callable[..., str]
-    needs: Tuple[str, ...] = ()
+    needs: str = ''
     per_device: bool = False
     slow: bool = False
 
 
-def _reinstall(name: str) -> Callable[[], str]:
-    return partial(distributions.reinstall_command, name)
+def _package(name: str, why: str, needs: str = '', run=None) -> Check:
+    run = run or partial(imports.check_import, name)
+    return Check(name, why, run, partial(reinstall_command, name), needs)
 
 
 def _framework(name: str) -> Check:
-    return Check(
-        name,
-        f'{imports.USES[name]}; it asserts versions of mmcv and mmengine',
-        partial(imports.check_framework, name),
-        _reinstall(name),
-        ('mmcv-ops', 'torchvision'),
-    )
+    why = f'{imports.USES[name]}; it asserts versions of mmcv and mmengine'
+    run = partial(imports.check_framework, name)
+    return _package(name, why, 'mmcv-ops torchvision', run)
 
 
 def _optional(name: str) -> Check:
-    return Check(
-        name,
-        'optional',
-        partial(installed.check_optional, name),
-        partial(distributions.install_command, name),
-    )
+    run = partial(installed.check_optional, name)
+    return Check(name, 'optional', run, partial(install_command, name))
 
 
 CHECKS = (
     Check(
-        'python',
-        'the tests run on one version',
-        installed.check_python,
-        installed.python_command,
+        'python', 'the tests run on one version',
+        installed.check_python, installed.python_command,
     ),
     Check(
-        'mmlit-files',
-        '`custom_imports` has to find mmlit from any folder',
-        installed.check_mmlit_files,
-        mmlit_command,
+        'mmlit-files', '`custom_imports` has to find mmlit from any folder',
+        installed.check_mmlit_files, mmlit_command,
     ),
     Check(
-        'doubles',
-        'two distributions of one package overwrite each other',
-        installed.check_doubles,
-        installed.doubles_command,
+        'doubles', 'two distributions of one package overwrite each other',
+        installed.check_doubles, installed.doubles_command,
     ),
     Check(
         'pkg_resources',
         'mmengine imports it for every `mmdet::` base; setuptools 81 dropped it',
-        installed.check_pkg_resources,
-        partial(distributions.install_command, 'pkg_resources'),
+        installed.check_pkg_resources, partial(install_command, 'pkg_resources'),
     ),
-    Check('numpy', 'all of it needs numpy', imports.check_numpy, _reinstall('numpy')),
+    _package('numpy', 'all of it needs numpy'),
     Check(
-        'opencv',
-        'all of them install the same files',
-        installed.check_opencv,
-        installed.opencv_command,
+        'opencv', 'all of them install the same files',
+        installed.check_opencv, installed.opencv_command,
     ),
     Check(
-        'cv2',
-        'mmcv reads images with it',
-        imports.check_cv2,
-        installed.opencv_command,
-        ('numpy',),
+        'cv2', 'mmcv reads images with it',
+        imports.check_cv2, installed.opencv_command, 'numpy',
     ),
-    Check('torch', 'all of it needs torch', imports.check_torch, _reinstall('torch')),
+    _package('torch', 'all of it needs torch', run=imports.check_torch),
     Check(
-        'devices',
-        'else training runs on the CPU',
-        cuda.check_devices,
-        cuda.torch_command,
-        ('torch',),
+        'devices', 'else training runs on the CPU',
+        cuda.check_devices, cuda.torch_command, 'torch',
     ),
     Check(
-        'torch-numpy',
-        'data sets give arrays, models take tensors',
-        imports.check_torch_numpy,
-        imports.numpy_command,
-        ('torch', 'numpy'),
+        'torch-numpy', 'datasets give arrays, models take tensors',
+        imports.check_torch_numpy, imports.numpy_command, 'torch numpy',
     ),
     Check(
-        'torchvision',
-        'a broken one ends every Runner of mmengine',
-        imports.check_torchvision,
-        imports.torchvision_command,
-        ('torch', 'torch-numpy'),
+        'torchvision', 'a broken one ends every Runner of mmengine',
+        imports.check_torchvision, imports.torchvision_command, 'torch torch-numpy',
+    ),
+    _package(
+        'mmengine', 'mmlit, mmdet and mmseg are built on it',
+        'doubles pkg_resources torch torch-numpy cv2',
     ),
     Check(
-        'mmengine',
-        'mmlit, mmdet and mmseg are built on it',
-        imports.check_mmengine,
-        _reinstall('mmengine'),
-        ('doubles', 'pkg_resources', 'torch', 'torch-numpy', 'cv2'),
+        'mmcv', 'deformable token merging is built on it',
+        imports.check_mmcv, mmcv_command, 'mmengine',
     ),
     Check(
-        'mmcv',
-        'deformable token merging is built on it',
-        imports.check_mmcv,
-        distributions.mmcv_command,
-        ('mmengine',),
+        'mmcv-ops', 'one of them is the deformable convolution',
+        imports.check_ops, mmcv_command, 'mmcv',
     ),
     Check(
-        'mmcv-ops',
-        'one of them is the deformable convolution',
-        imports.check_ops,
-        distributions.mmcv_command,
-        ('mmcv',),
-    ),
-    Check(
-        'mmcv-cuda',
-        'ops of another build have no kernel for the GPU',
-        cuda.check_mmcv_cuda,
-        cuda.cuda_command,
-        ('mmcv-ops', 'devices'),
+        'mmcv-cuda', 'ops of another build have no kernel for the GPU',
+        cuda.check_mmcv_cuda, cuda.cuda_command, 'mmcv-ops devices',
     ),
     _framework('mmdet'),
     _framework('mmseg'),
     Check(
-        'deform-conv/{device}',
-        'ops can load, and crash when they run',
-        runs.check_deform_conv,
-        runs.deform_conv_command,
-        ('mmcv-ops',),
-        per_device=True,
-        slow=True,
+        'deform-conv/{device}', 'ops can load, and crash when they run',
+        runs.check_deform_conv, runs.deform_conv_command, 'mmcv-ops',
+        per_device=True, slow=True,
     ),
     Check(
-        'mmlit',
-        'this is what a config imports',
-        imports.check_mmlit,
-        mmlit_command,
-        ('mmlit-files', 'mmcv-ops'),
-        slow=True,
+        'mmlit', 'this is what a config imports',
+        imports.check_mmlit, mmlit_command, 'mmlit-files mmcv-ops', slow=True,
     ),
     Check(
         'checkpoint',
         'torch 2.6 refuses them without mmlit: no `--resume`, no `test.py`',
-        runs.check_checkpoint,
-        runs.checkpoint_command,
-        ('mmlit',),
-        slow=True,
+        runs.check_checkpoint, runs.checkpoint_command, 'mmlit', slow=True,
     ),
     Check(
-        'lit/{device}',
-        'the model itself',
-        runs.check_lit,
-        runs.lit_command,
-        ('mmlit', 'deform-conv/{device}'),
-        per_device=True,
-        slow=True,
+        'lit/{device}', 'the model itself',
+        runs.check_lit, runs.lit_command, 'mmlit deform-conv/{device}',
+        per_device=True, slow=True,
     ),
     Check(
-        'versions',
-        'mmlit was tested with one of each',
-        installed.check_versions,
-        lambda: '',
+        'versions', 'mmlit was tested with one of each',
+        installed.check_versions, lambda: '',
     ),
     _optional('onnxruntime'),
     _optional('tensorboard'),
-)
+)  # fmt: skip
 BY_NAME = {check.name: check for check in CHECKS}

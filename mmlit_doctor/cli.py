@@ -1,4 +1,4 @@
-"""Goes through the checks and reports: `mmlit-doctor`, `python tools/doctor.py`."""
+"""Run the checks and print a report: `mmlit-doctor`, `python tools/doctor.py`."""
 
 import argparse
 import contextlib
@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser('mmlit-doctor', description=DESCRIPTION)
     parser.add_argument(
         '--quick',
@@ -88,7 +88,7 @@ def _seconds(text: str) -> float:
 def examine(
     worker: Worker, quick: bool, announce: Callable[[str], None]
 ) -> Iterator[Finding]:
-    """Yields what comes of each check.
+    """Yield the finding of each check.
 
     Args:
         worker: Runs them.
@@ -124,9 +124,9 @@ def examine(
 
 
 def _fill_in(check: Check, device: Tuple[str, ...]) -> Tuple[str, List[str]]:
-    """The name and the needs of a check on a device."""
+    """Return the name and the needs of a check on a device."""
     fill = dict(zip(['device'], device))
-    return check.name.format(**fill), [need.format(**fill) for need in check.needs]
+    return check.name.format(**fill), check.needs.format(**fill).split()
 
 
 def _look(
@@ -148,7 +148,7 @@ def _unchecked(check: Check, name: str, seen: str) -> Finding:
 
 
 def _announce(name: str) -> None:
-    """Shows on a terminal what is being looked at."""
+    """Show on a terminal which check runs."""
     if sys.stderr.isatty():
         print(f'\r\033[K{name and f"looking at {name} ..."}', end='', file=sys.stderr)
         sys.stderr.flush()

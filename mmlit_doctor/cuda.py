@@ -1,4 +1,4 @@
-"""Checks of the GPU: can torch use it, and were mmcv's ops built for it?"""
+"""Check that torch can use the GPU, and that mmcv's ops were built for it."""
 
 import os
 import shutil
@@ -6,14 +6,15 @@ import subprocess
 import warnings
 from pathlib import Path
 
-from .surroundings import Advice, Fault, distributions, environment
+from .findings import Advice, Fault, first_line
+from .install import major_minor, mmcv_command
 
 # PyTorch's indexes that run on any driver of a CUDA generation; older drivers: none.
 INDEXES = {'11': 'cu118', '12': 'cu126', '13': 'cu130'}
 
 
 def check_devices() -> str:
-    """Can torch use the GPU that is here?"""
+    """Ask torch for the GPU that is here."""
     import torch
 
     with warnings.catch_warnings():
@@ -30,14 +31,14 @@ def check_devices() -> str:
         torch.cuda.init()
         reason = 'torch does not say why'
     except Exception as error:
-        reason = environment.first_line(error)
+        reason = first_line(error)
     said = f'torch of CUDA {torch.version.cuda} cannot use the GPU here: {reason}'
     # What is left, if not the driver's age: an update that has not been loaded yet.
     raise Fault(said, torch_command() if 'too old' in reason else 'sudo reboot')
 
 
 def torch_command() -> str:
-    """The command that brings a torch with CUDA, of what the driver can run."""
+    """Return the command for a torch of a CUDA that the driver can run."""
     import torch
 
     command = 'pip uninstall -y torch && pip install torch'
@@ -52,7 +53,7 @@ def _has_nvidia_gpu() -> bool:
 
 
 def _driver_cuda() -> str:
-    """The newest CUDA that the driver knows, like '12.4'; '' if it does not say."""
+    """Return the newest CUDA that the driver knows, like '12.4', or ''."""
     _, _, after = _nvidia_smi().partition('CUDA Version:')
     return after.split()[0] if after.split() else ''
 
@@ -76,14 +77,14 @@ def _nvidia_smi(*options: str) -> str:
 
 
 def check_mmcv_cuda() -> str:
-    """Were mmcv's ops built for the CUDA of torch?"""
+    """Compare the CUDA of mmcv's ops with that of torch."""
     import torch
     from mmcv.ops import get_compiling_cuda_version
 
     ops = get_compiling_cuda_version()
     if not torch.cuda.is_available() or torch.version.cuda is None:
         return f'torch uses no CUDA here (ops: CUDA {ops})'
-    if distributions.major_minor(ops) is None:
+    if major_minor(ops) is None:
         raise Fault(
             'torch uses a GPU, but the ops are for the CPU only', cuda_command()
         )
@@ -96,11 +97,14 @@ def check_mmcv_cuda() -> str:
 
 
 def cuda_command() -> str:
-    """Build the ops for the GPUs here; it takes a CUDA toolkit of torch's version."""
+    """Return the command that builds the ops for the GPUs here.
+
+    It takes a CUDA toolkit of torch's version.
+    """
     import torch
 
     found = {
         torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())
     }
     listed = ';'.join(f'{major}.{minor}' for major, minor in sorted(found))
-    return distributions.mmcv_command(f'FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="{listed}" ')
+    return mmcv_command(f'FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="{listed}" ')

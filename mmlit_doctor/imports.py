@@ -1,55 +1,135 @@
-"""Checks of what loads, and whether the parts were built for each other.
+"""Check that packages import, and that they were built for each other.
 
-The packages are imported inside of the functions: each of these imports may be the one
-that fails, or ends the process (worker.py).
+`import mmlit` runs the first of these. Each import may fail or end the process
+(worker.py), so all are inside of functions.
 """
 
 import importlib
 import importlib.util
 from typing import List
 
+from .findings import Advice, Fault, first_line
+from .install import (
+    ONEDL,
+    distribution_of,
+    install_command,
+    major_minor,
+    mmcv_command,
+    mmlit_command,
+    older_than,
+    reinstall_command,
+    version_of,
+)
 from .installed import opencv_command
-from .surroundings import Advice, Fault, distributions, environment, mmlit_command
 
 # mmseg imports these but declares them in an extra only.
 UNDECLARED = {'mmdet': (), 'mmseg': ('ftfy', 'regex')}
-# Without which there is nothing to train; importing them imports what they need.
+# Training needs these parts, and importing them imports what they need.
 PARTS = ('datasets', 'engine', 'evaluation', 'models')
 USES = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 
 
-def check_numpy() -> str:
-    """Can numpy be imported?"""
-    environment.check_import('numpy')
-    return distributions.version_of('numpy')
+def check_import(name: str) -> str:
+    """Import `name`, a package or its module; return the package's version.
+
+    Raises:
+        Fault: It is missing or broken.
+    """
+    package = name.partition('.')[0]
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or name).partition('.')[0]
+        if missing != package:
+            raise Fault(
+                f'{named(package)} cannot be imported because it needs {missing}, '
+                'which is not installed',
+                install_command(missing),
+            ) from None
+        if error.name in (None, package):
+            raise _missing(package) from None
+        raise _broken(package, error) from None
+    except Exception as error:
+        raise _broken(package, error) from None
+    # A folder without __init__.py (left by an uninstall) imports as an empty package.
+    if getattr(module, '__file__', None) is None:
+        raise _missing(package)
+    return version_of(package)
+
+
+def _missing(name: str) -> Fault:
+    return Fault(f'mmlit needs {name}, which is not installed', install_command(name))
+
+
+def _broken(name: str, error: Exception) -> Fault:
+    return Fault(
+        f'{named(name)} is installed but cannot be imported ({first_line(error)})',
+        reinstall_command(name),
+    )
+
+
+def named(name: str) -> str:
+    """Return a package's name and version."""
+    return f'{name} {version_of(name)}'.rstrip()
+
+
+def check_torch() -> str:
+    """Import torch 2."""
+    if older_than('torch', (2, 0)):
+        raise Fault(
+            f'{named("torch")} has no scaled_dot_product_attention, torch 2.0 has',
+            'pip install --upgrade torch',
+        )
+    return check_import('torch')
+
+
+def check_mmcv() -> str:
+    """Import mmcv 2."""
+    # By the version, before the import: mmcv 1.x dies in many ways on its own.
+    if older_than('mmcv', (2, 0)):
+        raise Fault(
+            f'mmlit needs mmcv 2.0 or newer, but {named("mmcv")} is installed',
+            mmcv_command(),
+        )
+    return check_import('mmcv')
+
+
+def check_ops() -> str:
+    """Import mmcv's compiled ops."""
+    try:
+        ops = importlib.import_module('mmcv._ext')
+    except ModuleNotFoundError:
+        ops = None
+    except Exception as error:
+        raise Fault(
+            f'the compiled ops of {named("mmcv")} do not load with '
+            f'{named("torch")}, so they were built for another one '
+            f'({first_line(error)})',
+            mmcv_command(),
+        ) from None
+    if not hasattr(ops, 'deform_conv_forward'):
+        raise Fault(
+            f'{named("mmcv")} is installed without the compiled ops that mmlit needs '
+            '(deform_conv2d)',
+            mmcv_command(),
+        )
+    return 'they load'
+
+
+# --- the doctor alone -------------------------------------------------------------
 
 
 def check_cv2() -> str:
-    """Can OpenCV be imported?"""
+    """Import OpenCV."""
     try:
-        environment.check_import('cv2')
+        check_import('cv2')
     except Fault as fault:  # Missing, without libGL, of another numpy: one cure.
         raise Fault(fault.seen, opencv_command()) from None
     return str(importlib.import_module('cv2').__version__)
 
 
-def check_torch() -> str:
-    """Can torch be imported, and is it new enough?"""
-    version = distributions.version_of('torch')
-    if distributions.major_minor(version) and distributions.major_minor(version) < (
-        2,
-        0,
-    ):
-        raise Fault(
-            f'torch {version} has no scaled_dot_product_attention, torch 2.0 has',
-            'pip install --upgrade torch',
-        )
-    environment.check_import('torch')
-    return version
-
-
 def check_torch_numpy() -> str:
-    """Do torch and numpy exchange arrays?"""
+    """Exchange an array between torch and numpy."""
     import numpy
     import torch
 
@@ -58,64 +138,43 @@ def check_torch_numpy() -> str:
     except Exception as error:
         raise Fault(
             f'torch {torch.__version__} and numpy {numpy.__version__} exchange no '
-            f'arrays ({environment.first_line(error)})',
+            f'arrays ({first_line(error)})',
             numpy_command(),
         ) from None
     return f'{there_and_back.sum():g} of 2 elements came back'
 
 
 def numpy_command() -> str:
-    """The command that brings a numpy which older builds know."""
-    version = distributions.version_of('numpy')
-    if (distributions.major_minor(version) or (0, 0)) >= (2, 0):
+    """Return the command for a numpy that older builds know."""
+    if (major_minor(version_of('numpy')) or (0, 0)) >= (2, 0):
         return 'pip install "numpy<2"'
-    return distributions.reinstall_command('numpy')
+    return reinstall_command('numpy')
 
 
 def check_torchvision() -> str:
-    """Does torchvision load, if it is there?"""
+    """Import torchvision, if it is there."""
     if importlib.util.find_spec('torchvision') is None:
         return 'not there, and not needed'
     try:
         importlib.import_module('torchvision')
     except Exception as error:
         raise Fault(
-            f'installed, but cannot be imported ({environment.first_line(error)})',
+            f'installed, but cannot be imported ({first_line(error)})',
             torchvision_command(),
         ) from None
-    return distributions.version_of('torchvision')
+    return version_of('torchvision')
 
 
 def torchvision_command() -> str:
-    """Nothing here needs it."""
+    """Return the command that removes it: nothing here needs it."""
     return 'pip uninstall -y torchvision'
 
 
-def check_mmengine() -> str:
-    """Can mmengine be imported?"""
-    environment.check_import('mmengine')
-    return distributions.version_of('mmengine')
-
-
-def check_mmcv() -> str:
-    """Can an mmcv 2 be imported?"""
-    environment.check_mmcv()
-    return distributions.version_of('mmcv')
-
-
-def check_ops() -> str:
-    """Do mmcv's compiled ops load?"""
-    environment.check_ops()
-    return 'they load'
-
-
 def check_framework(name: str) -> str:
-    """Can mmdet or mmseg be imported with all that a training needs of it?"""
+    """Import mmdet or mmseg with all that a training needs of it."""
     if importlib.util.find_spec(name) is None:
-        raise Advice(
-            f'not installed: no {USES[name]}', distributions.install_command(name)
-        )
-    missing = _missing(UNDECLARED[name])
+        raise Advice(f'not installed: no {USES[name]}', install_command(name))
+    missing = _without_spec(UNDECLARED[name])
     if missing:
         raise Fault(
             f'{name} imports {" and ".join(missing)}, which it does not declare and '
@@ -125,34 +184,28 @@ def check_framework(name: str) -> str:
     try:
         importlib.import_module(name)
     except AssertionError as error:
-        raise Fault(
-            environment.first_line(error), assert_command(name, error)
-        ) from None
+        raise Fault(first_line(error), _asserted_command(name, error)) from None
     except Exception:
-        environment.check_import(name)
+        check_import(name)
     for part in PARTS:
-        environment.check_import(f'{name}.{part}')
-    return distributions.version_of(name)
+        check_import(f'{name}.{part}')
+    return version_of(name)
 
 
-def assert_command(name: str, error: AssertionError) -> str:
-    """The command that brings the version which an assertion of a framework wants.
-
-    It comes from the stack of the framework that asserts, whatever else is there.
-    """
-    onedl = distributions.distribution_of(name)[0] == distributions.ONEDL[name]
+def _asserted_command(name: str, error: AssertionError) -> str:
+    """Return the command for the version that a framework asserts, of its stack."""
+    onedl = distribution_of(name)[0] == ONEDL[name]
     wanted = 'mmengine' if 'mmengine' in str(error).lower() else 'mmcv'
-    return distributions.install_command(wanted, onedl=onedl)
+    return install_command(wanted, onedl=onedl)
 
 
-def _missing(names) -> List[str]:
+def _without_spec(names) -> List[str]:
     return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def check_mmlit() -> str:
-    """Can mmlit be imported?"""
+    """Import mmlit."""
     try:
-        environment.check_import('mmlit')
-    except Fault as fault:  # Where it comes from is known better here.
+        return check_import('mmlit')
+    except Fault as fault:  # The source it was installed from is known better here.
         raise Fault(fault.seen, mmlit_command()) from None
-    return distributions.version_of('mmlit')

@@ -1,21 +1,26 @@
-"""Checks of what is installed, by files and metadata: nothing is imported."""
+"""Check what is installed, by files and metadata, without importing it."""
 
 import importlib.util
 import json
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Dict, List
 from urllib.parse import unquote, urlparse
 
-from .surroundings import (
+from .findings import Advice, Fault
+from .install import (
+    DISTRIBUTIONS,
+    INSTALL,
     ROOT,
-    Advice,
-    Fault,
-    distributions,
-    environment,
+    distribution_of,
+    find_untested,
     installed,
     mmlit_command,
+    package_folder,
+    reinstall_command,
+    version_of,
 )
 
 TESTED_PYTHON = (3, 11)
@@ -27,7 +32,7 @@ OPTIONAL = {
 
 
 def check_python() -> str:
-    """Is this the Python that the tests run on?"""
+    """Compare this Python with the one that the tests run on."""
     version = sys.version.split()[0]
     if sys.version_info[:2] != TESTED_PYTHON:
         tested = '.'.join(map(str, TESTED_PYTHON))
@@ -36,12 +41,12 @@ def check_python() -> str:
 
 
 def python_command() -> str:
-    """A new environment of the tested Python."""
+    """Return the commands for a new environment of the tested Python."""
     return 'python3.11 -m venv .venv && . .venv/bin/activate'
 
 
 def check_mmlit_files() -> str:
-    """Is there an mmlit that this Python finds from any folder, and only one?"""
+    """Find the mmlit that this Python imports from any folder, and no second one."""
     spec = importlib.util.find_spec('mmlit')
     if spec is None or spec.origin is None:
         raise Fault(
@@ -58,7 +63,7 @@ def check_mmlit_files() -> str:
     if others:
         names = ', '.join(map(str, others))
         raise Advice(f'{used} is imported and hides {names}', mmlit_command())
-    version = distributions.version_of('mmlit')
+    version = version_of('mmlit')
     if version != distribution.version:
         raise Advice(
             f'{used} is mmlit {version}, but installed as {distribution.version}',
@@ -68,7 +73,7 @@ def check_mmlit_files() -> str:
 
 
 def _installed_copy(distribution):
-    """(the folder of an installed mmlit, how it was installed)."""
+    """Return (the folder of an installed mmlit, how it was installed)."""
     origin = json.loads(distribution.read_text('direct_url.json') or '{}')
     if origin.get('dir_info', {}).get('editable'):
         source = Path(unquote(urlparse(origin['url']).path))
@@ -77,7 +82,7 @@ def _installed_copy(distribution):
 
 
 def check_doubles() -> str:
-    """Is each package of the stack there once, under one of its names?"""
+    """Look for packages of the stack under two names."""
     doubles = _find_doubles()
     if doubles:
         said = '; '.join(
@@ -88,28 +93,28 @@ def check_doubles() -> str:
 
 
 def doubles_command() -> str:
-    """Keep each under the name of the stack here, and install that again."""
+    """Return the command that keeps each under the name of the stack here."""
     remove: List[str] = []
     again: List[str] = []
     for name, found in _find_doubles().items():
-        keep, _ = distributions.distribution_of(name)
+        keep, _ = distribution_of(name)
         remove += [x for x in found if x != keep]
-        again.append(distributions.reinstall_command(name))
+        again.append(reinstall_command(name))
     return ' && '.join([f'pip uninstall -y {" ".join(remove)}', *again])
 
 
 def _find_doubles() -> Dict[str, List[str]]:
-    """{package: the names under which it is there}, of those with more than one."""
+    """Return {package: its distributions here} of packages with more than one."""
     there = installed()
     found = {
         package: [name for name in names if name in there]
-        for package, names in distributions.DISTRIBUTIONS.items()
+        for package, names in DISTRIBUTIONS.items()
     }
     return {package: names for package, names in found.items() if len(names) > 1}
 
 
 def check_opencv() -> str:
-    """Is at most one distribution of OpenCV there?"""
+    """Look for more than one distribution of OpenCV."""
     found = find_opencv()
     if len(found) > 1:
         raise Fault(f'{" and ".join(found)} overwrite each other', opencv_command())
@@ -117,13 +122,13 @@ def check_opencv() -> str:
 
 
 def find_opencv() -> List[str]:
-    """The distributions here that bring cv2."""
+    """Return the distributions here that bring cv2."""
     kinds = ('opencv-python', 'opencv-contrib-python')
     return sorted(name for name in installed() if name.startswith(kinds))
 
 
 def opencv_command() -> str:
-    """One OpenCV, without libGL; with the contributed modules if they are there."""
+    """Return the command for one headless OpenCV, with contrib if that is here."""
     found = find_opencv()
     contrib = 'contrib-' if any('contrib' in name for name in found) else ''
     keep = f'opencv-{contrib}python-headless'
@@ -134,22 +139,33 @@ def opencv_command() -> str:
 
 
 def check_pkg_resources() -> str:
-    """Is pkg_resources there, if mmengine needs it?"""
-    environment.check_pkg_resources()
-    there = importlib.util.find_spec('pkg_resources') is not None
-    return 'there' if there else 'not there, and not needed'
+    """Look for pkg_resources, if mmengine needs it."""
+    if importlib.util.find_spec('pkg_resources') is not None:
+        return 'there'
+    # mmengine 0.10 imports it inside the functions that resolve `mmdet::` bases, so
+    # only its source tells; releases that no longer need it do not mention it.
+    folder = package_folder('mmengine')
+    source = folder / 'utils' / 'package_utils.py' if folder else None
+    if source and source.is_file():
+        text = source.read_text(encoding='utf-8', errors='replace')
+        if re.search(r'^\s*(import|from) pkg_resources\b', text, re.MULTILINE):
+            raise Fault(
+                f'mmengine {version_of("mmengine")} needs pkg_resources, which is not '
+                'installed (newer setuptools lack it)',
+                INSTALL['pkg_resources'],
+            )
+    return 'not there, and not needed'
 
 
 def check_versions() -> str:
-    """Are the versions those of the tests?"""
-    untested = environment.find_untested()
-    if untested:
-        raise Advice(f'{", ".join(untested)}: others mostly work')
+    """Compare the versions with those of the tests."""
+    if find_untested():
+        raise Advice(f'{", ".join(find_untested())}: others mostly work')
     return 'as tested'
 
 
 def check_optional(name: str) -> str:
-    """Is an optional package there?"""
+    """Look for an optional package."""
     if importlib.util.find_spec(name) is None:
         raise Advice(f'not installed: {OPTIONAL[name]}', f'pip install {name}')
     return installed().get(name, 'there')

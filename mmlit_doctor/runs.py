@@ -1,4 +1,4 @@
-"""Checks that run what a training runs: an operator, a LIT, a checkpoint.
+"""Run what a training runs: an operator, a LIT, a checkpoint.
 
 Everything is imported inside of the functions (see imports.py).
 """
@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import List
 
 from .cuda import cuda_command
-from .surroundings import Advice, Fault, distributions, environment, mmlit_command
+from .findings import Advice, Fault, first_line
+from .install import (
+    TESTED,
+    distribution_of,
+    major_minor,
+    mmcv_command,
+    mmlit_command,
+    tested_version,
+    version_of,
+)
 
 # Between two devices, in float32; relative to the largest value.
 TOLERANCE = 1e-3
@@ -18,14 +27,14 @@ UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
 
 def list_devices() -> List[str]:
-    """All devices to run on: 'cpu', 'cuda:0', ..."""
+    """Return all devices to run on: 'cpu', 'cuda:0', ..."""
     import torch
 
     return ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
 
 
 def check_deform_conv(device: str) -> str:
-    """Is mmcv's deformable convolution right on a device, there and back?"""
+    """Compare mmcv's deformable convolution on a device with torch's convolution."""
     import torch
     from mmcv.ops import deform_conv2d
 
@@ -52,12 +61,12 @@ def check_deform_conv(device: str) -> str:
 
 
 def deform_conv_command(device: str) -> str:
-    """Build the ops again."""
-    return distributions.mmcv_command() if device == 'cpu' else cuda_command()
+    """Return the command that builds the ops again."""
+    return mmcv_command() if device == 'cpu' else cuda_command()
 
 
 def check_lit(device: str) -> str:
-    """Does a LIT run on a device, with the values of the CPU?"""
+    """Compare a LIT on a device with the same on the CPU."""
     import torch
 
     import mmlit
@@ -78,12 +87,12 @@ def check_lit(device: str) -> str:
 
 
 def lit_command(device: str) -> str:
-    """Another torch if this one is untested, mmlit anew otherwise."""
-    tested = distributions.TESTED['torch']
-    version = distributions.version_of('torch')
-    if distributions.major_minor(version) == distributions.major_minor(tested):
+    """Return the command for the tested torch, or for mmlit if that is here."""
+    tested = TESTED['torch']
+    version = version_of('torch')
+    if major_minor(version) == major_minor(tested):
         return mmlit_command()
-    return f'pip install "torch=={tested}.*" && {distributions.mmcv_command()}'
+    return f'pip install "torch=={tested}.*" && {mmcv_command()}'
 
 
 def _compare(what: str, values, wanted, mend: str) -> None:
@@ -95,7 +104,7 @@ def _compare(what: str, values, wanted, mend: str) -> None:
 
 
 def check_checkpoint() -> str:
-    """Can a checkpoint as mmengine writes it be read, and safely?"""
+    """Read a checkpoint as mmengine writes it, without running code of it."""
     import torch
     from mmengine.logging import HistoryBuffer
 
@@ -110,7 +119,7 @@ def check_checkpoint() -> str:
         except Exception as error:
             # torch's first line is advice to read the file unsafely.
             refused = re.search(r'Unsupported global: GLOBAL \S+', str(error))
-            why = refused[0] if refused else environment.first_line(error)
+            why = refused[0] if refused else first_line(error)
             raise Fault(
                 f'a checkpoint as mmengine writes it cannot be read ({why})',
                 checkpoint_command(),
@@ -126,6 +135,6 @@ def check_checkpoint() -> str:
 
 
 def checkpoint_command() -> str:
-    """The mmengine whose checkpoints mmlit knows."""
-    name, _ = distributions.distribution_of('mmengine')
-    return f'pip install "{name}=={distributions.tested_version("mmengine")}.*"'
+    """Return the command for an mmengine whose checkpoints mmlit knows."""
+    name, _ = distribution_of('mmengine')
+    return f'pip install "{name}=={tested_version("mmengine")}.*"'

@@ -1,8 +1,8 @@
-"""The process in which checks run, and the end of it that asks.
+"""Run checks in another process, which may crash or hang.
 
-A broken extension does not raise, it ends the process or never returns. So the checks
-run in another one, which answers a line of JSON with a line of JSON; when it dies, what
-it was asked last is the culprit, and the next question starts a new one.
+A broken extension does not raise, it ends the process or never returns. The process
+answers a line of JSON with a line of JSON; when it dies, the last question is to blame,
+and the next one starts a new process.
 """
 
 import json
@@ -16,17 +16,10 @@ from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from typing import Any, Dict, Optional
 
 from .checks import BY_NAME
+from .findings import Advice, Fault, first_line
+from .install import ROOT, TESTED, for_this_python, installed, version_of
 from .installed import find_opencv
 from .runs import list_devices
-from .surroundings import (
-    ROOT,
-    Advice,
-    Fault,
-    distributions,
-    environment,
-    for_this_python,
-    installed,
-)
 
 # Neither this package's folder nor the current one is on the path of the checks: what
 # they import is what a tool of mmdet's would import.
@@ -40,11 +33,11 @@ serve()
 
 
 class DiedError(Exception):
-    """The worker ended, or was ended, instead of answering; says how."""
+    """The worker ended, or was ended, instead of answering."""
 
 
 class Worker:
-    """Asks a process that is started when it is needed.
+    """Ask a process that is started when it is needed.
 
     Args:
         patience: Seconds that an answer may take; an attribute, too.
@@ -55,7 +48,7 @@ class Worker:
         self._process: Optional[subprocess.Popen] = None
 
     def ask(self, action: str, *arguments: str) -> Any:
-        """The answer to one of ACTIONS.
+        """Return the answer to one of ACTIONS.
 
         Raises:
             DiedError: There is none.
@@ -77,7 +70,7 @@ class Worker:
         return json.loads(line)
 
     def stop(self) -> None:
-        """Ends the process, if there is one. The next question starts another."""
+        """End the process, if there is one; the next question starts another."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -113,7 +106,7 @@ class Worker:
 
 
 def serve() -> None:
-    """Answers until nobody asks any more."""
+    """Answer until standard input ends."""
     # What libraries print must not get between the answers.
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
@@ -131,11 +124,7 @@ def _check(name: str, *arguments: str) -> Dict[str, str]:
     except Fault as fault:
         level, seen, mend = 'fault', fault.seen, fault.mend
     except (Exception, SystemExit) as error:
-        level, seen, mend = (
-            'fault',
-            environment.first_line(error),
-            check.mend(*arguments),
-        )
+        level, seen, mend = 'fault', first_line(error), check.mend(*arguments)
     return {'level': level, 'seen': seen, 'mend': for_this_python(mend)}
 
 
@@ -144,13 +133,13 @@ def _mend(name: str, *arguments: str) -> str:
 
 
 def _versions() -> Dict[str, str]:
-    """What a report begins with; '' for what is not there."""
+    """Return {name: version} for the head of a report, '' where not installed."""
     there = installed()
-    names = ('mmlit', *distributions.TESTED, 'numpy', 'torchvision')
+    names = ('mmlit', *TESTED, 'numpy', 'torchvision')
     return {
         'python': platform.python_version(),
         'platform': platform.platform(),
-        **{name: distributions.version_of(name) for name in names},
+        **{name: version_of(name) for name in names},
         'opencv': ', '.join(f'{name} {there[name]}' for name in find_opencv()),
     }
 

@@ -1,4 +1,4 @@
-"""Says what is wrong with this environment, and the one command that mends it.
+"""Find what is wrong with this environment, and the command that mends it.
 
     python tools/doctor.py [--quick] [--json]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmlit_doctor import runs
-from mmlit_doctor.surroundings import Advice, Fault
+from mmlit_doctor.findings import Advice, Fault
 from mmlit_doctor.worker import DiedError, Worker
 from support.doctor_helpers import (
     CHECKOUT,
@@ -403,7 +403,7 @@ def test_commands_name_the_pip_of_another_python(tmp_path):
     python = tmp_path / 'bin' / 'python'
     code = (
         f'import sys; sys.executable = {str(python)!r}\n'
-        'from mmlit_doctor.surroundings import for_this_python\n'
+        'from mmlit_doctor.install import for_this_python\n'
         'print(for_this_python("X=1 pip install a && pip uninstall -y pip"))'
     )
     done = run(command=(sys.executable, '-c', code))

@@ -13,7 +13,7 @@ import pytest
 from support.doctor_helpers import STUBS_ALONE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-ERROR = 'mmlit.environment.UnusableEnvironmentError: '
+ERROR = 'mmlit.errors.UnusableEnvironmentError: '
 MMCV = 'pip install --no-build-isolation --no-cache-dir'
 PKG_RESOURCES_USER = 'def f():\n    import pkg_resources\n'
 
