@@ -1,13 +1,10 @@
-"""Argument checks: each returns the value, or raises naming argument and value."""
+"""Check arguments: return the value, or raise naming argument and value."""
 
-from typing import Any, Optional, Sequence, Tuple, Union
-
-import torch
-from torch import Tensor
+from typing import Optional, Sequence, Tuple, Union
 
 
 def check_rate(name: str, value: float) -> float:
-    """A probability of dropping something: 0 <= value < 1."""
+    """Require a probability of dropping something: 0 <= value < 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f'{name}={value!r} must be a number')
     if not 0 <= value < 1:
@@ -16,7 +13,7 @@ def check_rate(name: str, value: float) -> float:
 
 
 def check_int(name: str, value: int, low: int, high: Optional[int] = None) -> int:
-    """An integer with low <= value (<= high)."""
+    """Require an integer with low <= value (<= high)."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f'{name}={value!r} must be an int')
     if value < low or (high is not None and value > high):
@@ -26,7 +23,7 @@ def check_int(name: str, value: int, low: int, high: Optional[int] = None) -> in
 
 
 def check_bool(name: str, value: bool) -> bool:
-    """True or False, not something that merely looks like it."""
+    """Require True or False, not something that merely looks like it."""
     if not isinstance(value, bool):
         raise TypeError(f'{name}={value!r} must be True or False')
     return value
@@ -35,7 +32,7 @@ def check_bool(name: str, value: bool) -> bool:
 def check_img_size(
     img_size: Union[int, Tuple[int, int]], minimum: int
 ) -> Tuple[int, int]:
-    """An image side or (h, w) in pixels, as (h, w)."""
+    """Return an image side or (h, w), in pixels, as (h, w)."""
     sides = (img_size, img_size) if isinstance(img_size, int) else img_size
     if isinstance(sides, str) or not isinstance(sides, Sequence) or len(sides) != 2:
         raise TypeError(f'img_size={img_size!r} must be an int or a pair (h, w)')
@@ -45,7 +42,7 @@ def check_img_size(
 def check_indices(
     name: str, indices: Sequence[int], count: int, may_be_empty: bool = False
 ) -> Tuple[int, ...]:
-    """Increasing integers out of 0..count-1, as a tuple."""
+    """Return increasing integers out of 0..count-1 as a tuple."""
     if isinstance(indices, str) or not isinstance(indices, Sequence):
         raise TypeError(f'{name}={indices!r} must be a tuple or a list of ints')
     for index in indices:
@@ -55,16 +52,3 @@ def check_indices(
     if not indices and not may_be_empty:
         raise ValueError(f'{name} is empty: name at least one of 0..{count - 1}')
     return tuple(indices)
-
-
-def wrong_weight(key: str, value: Any) -> str:
-    """What keeps a value from being a parameter of this name, or ``''``."""
-    if not isinstance(value, Tensor):
-        return f'{key} holds a {type(value).__name__}, not a tensor'
-    if value.layout is not torch.strided:
-        return f'{key} holds a tensor of layout {value.layout}, not a dense one'
-    if value.is_complex() or not (
-        value.is_floating_point() or key.endswith('num_batches_tracked')
-    ):
-        return f'{key} holds {value.dtype}, not floating point numbers'
-    return ''

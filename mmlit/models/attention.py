@@ -1,4 +1,4 @@
-"""Standard multi-head self-attention over all tokens of a map: no windows."""
+"""Attend from every token to every token of a map: no windows."""
 
 from typing import Optional, Tuple
 

@@ -1,18 +1,13 @@
-"""The residual unit of LIT: an MLP, in the late stages after global attention."""
+"""Define the residual block: an MLP, in late stages after global attention."""
 
 from typing import Optional
 
-import torch
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..ops.tracing import is_traced
+from ..ops.chunked_mlp import apply_in_chunks
 from .attention import GlobalAttention
-
-#: Bytes of hidden activations at a time in inference on the CPU: few enough for its
-#: cache, and for memory that the allocator hands out again instead of mapping anew.
-HIDDEN_BYTES = 8 * 2**20
 
 
 class Mlp(BaseModule):
@@ -34,16 +29,12 @@ class Mlp(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         tokens = x.flatten(0, -2)
-        if torch.is_grad_enabled() or x.device.type != 'cpu' or is_traced():
-            return self._transform(tokens).view(x.shape)
-        # Where nothing is kept for a backward pass, tokens can go part by part.
-        most = HIDDEN_BYTES // (self.fc1.out_features * x.element_size())
-        parts = [self._transform(part) for part in tokens.split(max(1, most))]
-        return torch.cat(parts).view(x.shape)
+        out = apply_in_chunks(self._layers, tokens, self.fc1.out_features)
+        return out.view(x.shape)
 
-    def _transform(self, x: Tensor) -> Tensor:
-        x = self.drop(self.act(self.fc1(x)))
-        return self.drop(self.fc2(x))
+    def _layers(self, tokens: Tensor) -> Tensor:
+        hidden = self.drop(self.act(self.fc1(tokens)))
+        return self.drop(self.fc2(hidden))
 
 
 class Block(BaseModule):

@@ -1,8 +1,4 @@
-"""Deformable token merging (paper, section 3.3): 2x2 tokens become one.
-
-Where a strided convolution would merge the four tokens of a fixed 2x2 cell, DTM
-samples the four at positions that it predicts from the cell.
-"""
+"""Make tokens of an image, and merge 2x2 tokens into one."""
 
 import math
 
@@ -11,9 +7,54 @@ from mmcv.ops import DeformConv2d
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..archs import PATCH_SIZE
 from ..ops.deform_merge import MERGE_SIZE, deformable_merge
-from ..ops.patches import PatchConv2d
-from ..ops.tracing import without_strides
+from ..ops.patch_conv import pad_to_patches, patch_conv2d
+
+#: The authors' patch embedding keeps torch's default epsilon in every arch; the
+#: arch's ``norm_eps`` is for the blocks' and output norms.
+PATCH_NORM_EPS = 1e-5
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution with a stride of its kernel's size, in the input's dtype.
+
+    Args:
+        in_channels: Channels C.
+        out_channels: Channels C'.
+        size: Side p of the patches.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: int):
+        super().__init__(in_channels, out_channels, size, stride=size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H//p, W//p)."""
+        return patch_conv2d(x, self.weight, self.bias)
+
+
+class PatchEmbed(BaseModule):
+    """Each 4x4 patch of pixels becomes one token: a strided conv, then LayerNorm.
+
+    Images whose sides are no multiples of 4 are zero-padded right and bottom, as in
+    the authors' S/M/B code (their tiny crops instead).
+
+    Args:
+        in_channels: Image channels.
+        channels: Token channels C.
+    """
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__()
+        self.proj = PatchConv2d(in_channels, channels, PATCH_SIZE)
+        self.norm = nn.LayerNorm(channels, eps=PATCH_NORM_EPS)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, in_channels, h, w) -> (B, ceil(h/4), ceil(w/4), C)."""
+        x = self.proj(pad_to_patches(image, PATCH_SIZE)).permute(0, 2, 3, 1)
+        # Under autocast the conv is in half precision; the residual stream that
+        # starts here is kept in the parameters' own precision.
+        return self.norm(x.to(self.norm.weight.dtype))
 
 
 class OffsetConv(PatchConv2d):
@@ -30,7 +71,7 @@ class OffsetConv(PatchConv2d):
         super().__init__(in_channels, 2 * MERGE_SIZE * MERGE_SIZE, MERGE_SIZE)
 
     def reset_parameters(self):
-        """All zeros, as the authors start it."""
+        """Set all to zero, as the authors do."""
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
@@ -59,7 +100,7 @@ class MergeConv2d(DeformConv2d):
         self.conv_offset = OffsetConv(in_channels)
 
     def reset_parameters(self):
-        """Kaiming-uniform with a = sqrt(5), as in the authors' layer."""
+        """Draw Kaiming-uniformly with a = sqrt(5), as in the authors' layer."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +118,10 @@ class MergeConv2d(DeformConv2d):
 
 
 class DeformableTokenMerging(BaseModule):
-    """Predict offsets, sample and merge, normalise, activate.
+    """Predict offsets, sample and merge, normalise, activate (paper, section 3.3).
+
+    Where a strided convolution would merge the four tokens of a fixed 2x2 cell, DTM
+    samples the four at positions that it predicts from the cell.
 
     Args:
         in_channels: Channels C.
@@ -92,5 +136,5 @@ class DeformableTokenMerging(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H//2, W//2, C'); an odd last row or column is lost."""
-        x = without_strides(self.dconv(x.permute(0, 3, 1, 2)))
+        x = self.dconv(x.permute(0, 3, 1, 2))
         return self.act(self.norm(x)).permute(0, 2, 3, 1).contiguous()

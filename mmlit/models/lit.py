@@ -1,4 +1,4 @@
-"""LIT, the Less attention vIsion Transformer, as a backbone. START HERE.
+"""Define LIT, the Less attention vIsion Transformer, as a backbone. START HERE.
 
 Pan, Zhuang, He, Liu, Cai: "Less is More: Pay Less Attention in Vision Transformers",
 AAAI 2022, arXiv 2105.14217. A pyramid of four stages: MLP blocks in the first two,
@@ -8,28 +8,20 @@ Shapes, in all files: B batch, H x W token grid of a stage, N = H*W tokens, C
 channels, d = C / heads. Tokens stay channels-last, (B, H, W, C), all the way.
 """
 
-from typing import Dict, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
-import torch
-from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..archs import ATTENTION_STAGES, NUM_STAGES, PATCH_SIZE, resolve_arch
-from ..arguments import check_bool, check_img_size, check_indices, check_int, check_rate
+from ..archs import ATTENTION_STAGES, resolve_arch
+from ..arguments import check_img_size, check_rate
 from ..weights.load import prepare_state_dict
 from .attention import GlobalAttention
 from .blocks import Block
-from .downsample import DeformableTokenMerging
-from .embedding import PatchEmbed
 from .position import AbsolutePosition, reference_grid
-from .pyramid import Stage
+from .pyramid import MIN_IMG_SIZE, Pyramid, Stage
 
-MIN_IMG_SIZE = PATCH_SIZE * 2 ** (NUM_STAGES - 1)  # one token left in the last stage
-
-#: The authors' initialisation of what torch would start otherwise. Position tables,
-#: offsets and deformable weights start by themselves, in their own classes.
+#: Default init_cfg. Position tables, offset convs and deformable convs initialise
+#: themselves.
 DEFAULT_INIT_CFG = [
     dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
     dict(type='Constant', layer=['LayerNorm', '_BatchNorm'], val=1.0, bias=0.0),
@@ -37,7 +29,7 @@ DEFAULT_INIT_CFG = [
 
 
 @MODELS.register_module()
-class LIT(BaseModule):
+class LIT(Pyramid):
     """LIT backbone emitting a feature pyramid at strides 4, 8, 16 and 32.
 
     Args:
@@ -86,150 +78,62 @@ class LIT(BaseModule):
         attn_kernel: str = 'auto',
         init_cfg: Optional[Union[Dict, Sequence[Dict]]] = None,
     ):
-        super().__init__(DEFAULT_INIT_CFG if init_cfg is None else init_cfg)
-        self.arch = arch = resolve_arch(arch)
-        relative = arch.pos_embed == 'relative'
-        img_size = check_img_size(img_size, MIN_IMG_SIZE)
+        arch = resolve_arch(arch)
         if out_norm_indices is None:
-            out_norm_indices = (1, 2, 3) if relative else ()
+            out_norm_indices = (1, 2, 3) if arch.pos_embed == 'relative' else ()
+        super().__init__(
+            arch,
+            in_channels,
+            out_indices,
+            out_norm_indices,
+            frozen_stages,
+            norm_eval,
+            with_cp,
+            DEFAULT_INIT_CFG if init_cfg is None else init_cfg,
+        )
+        self.img_size = check_img_size(img_size, MIN_IMG_SIZE)
+        self.drop_rate = check_rate('drop_rate', drop_rate)
+        self.attn_drop_rate = check_rate('attn_drop_rate', attn_drop_rate)
+        self.attn_kernel = attn_kernel
         if drop_path_rate is None:
             drop_path_rate = arch.drop_path_rate
-        for name, rate in (
-            ('drop_rate', drop_rate),
-            ('attn_drop_rate', attn_drop_rate),
-            ('drop_path_rate', drop_path_rate),
-        ):
-            check_rate(name, rate)
-        self.embed_dims = arch.embed_dims
-        self.in_channels = check_int('in_channels', in_channels, 1)
-        self.out_indices = check_indices('out_indices', out_indices, NUM_STAGES)
-        self.frozen_stages = check_int('frozen_stages', frozen_stages, -1, NUM_STAGES)
-        self.norm_eval = check_bool('norm_eval', norm_eval)
-        check_bool('with_cp', with_cp)
-        out_norm_indices = check_indices(
-            'out_norm_indices', out_norm_indices, NUM_STAGES, may_be_empty=True
+        self._build_stages(check_rate('drop_path_rate', drop_path_rate))
+
+    def _build_stage(self, i: int, drop_path_rates: List[float]) -> Stage:
+        relative = self.arch.pos_embed == 'relative'
+        return Stage(
+            [self._build_block(i, rate) for rate in drop_path_rates],
+            **self._build_embed(i),
+            pos_embed=None if relative else AbsolutePosition(self.embed_dims[i], i),
+            # The authors drop after every absolute embedding, but only once, after the
+            # patch embedding, in the relative archs.
+            drop_rate=self.drop_rate if i == 0 or not relative else 0.0,
+            out_norm=self._build_out_norm(i),
+            with_cp=self.with_cp,
         )
-        normed = set(out_norm_indices) & set(self.out_indices)
 
-        drop_paths = _drop_path_schedule(drop_path_rate, arch.depths)
-        self.stages = ModuleList()
-        for i in range(self.out_indices[-1] + 1):
-            channels = arch.embed_dims[i]
-            blocks = []
-            for block_drop_path in drop_paths[i]:
-                attn = None
-                if ATTENTION_STAGES[i]:
-                    attn = GlobalAttention(
-                        channels,
-                        arch.num_heads[i],
-                        bias_grid=reference_grid(img_size, i) if relative else None,
-                        attn_drop_rate=attn_drop_rate,
-                        drop_rate=drop_rate,
-                        attn_kernel=attn_kernel,
-                    )
-                blocks.append(
-                    Block(
-                        channels,
-                        arch.mlp_ratios[i],
-                        arch.norm_eps,
-                        drop_rate=drop_rate,
-                        drop_path_rate=block_drop_path,
-                        attn=attn,
-                    )
-                )
-            patch_embed = downsample = None
-            if i == 0:
-                patch_embed = PatchEmbed(in_channels, channels)
-            else:
-                downsample = DeformableTokenMerging(arch.embed_dims[i - 1], channels)
-            self.stages.append(
-                Stage(
-                    patch_embed,
-                    downsample,
-                    pos_embed=None if relative else AbsolutePosition(channels, i),
-                    # The authors drop after every absolute embedding, but only once,
-                    # after the patch embedding, in the relative archs.
-                    drop_rate=drop_rate if i == 0 or not relative else 0.0,
-                    blocks=blocks,
-                    out_norm=(
-                        nn.LayerNorm(channels, eps=arch.norm_eps)
-                        if i in normed
-                        else None
-                    ),
-                    with_cp=with_cp,
-                )
+    def _build_block(self, i: int, drop_path_rate: float) -> Block:
+        arch, attn = self.arch, None
+        if ATTENTION_STAGES[i]:
+            relative = arch.pos_embed == 'relative'
+            attn = GlobalAttention(
+                arch.embed_dims[i],
+                arch.num_heads[i],
+                bias_grid=reference_grid(self.img_size, i) if relative else None,
+                attn_drop_rate=self.attn_drop_rate,
+                drop_rate=self.drop_rate,
+                attn_kernel=self.attn_kernel,
             )
-        for part in self._frozen_parts():
-            part.requires_grad_(False)
-        self.train(self.training)
-
-    def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
-        """Compute the feature pyramid.
-
-        Args:
-            image: (B, in_channels, h, w), any size whose sides reach 32 px once
-                padded to a multiple of 4.
-
-        Returns:
-            One contiguous (B, C_i, H_i, W_i) per entry of ``out_indices``, in the
-            module's dtype (also under autocast).
-
-        Raises:
-            ValueError: The image is too small or has another number of channels.
-            TypeError: The image does not hold floating point numbers.
-        """
-        self._check_image(image)
-        dtype = self.stages[0].patch_embed.proj.weight.dtype
-        x, outs = image.to(dtype), []
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
-            if i in self.out_indices:
-                outs.append(stage.emit(x).to(dtype))
-        return tuple(outs)
-
-    def train(self, mode: bool = True) -> 'LIT':
-        """Set training mode, but for what is frozen; returns self."""
-        super().train(mode)
-        for part in self._frozen_parts():
-            part.eval()
-        if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
+        return Block(
+            arch.embed_dims[i],
+            arch.mlp_ratios[i],
+            arch.norm_eps,
+            drop_rate=self.drop_rate,
+            drop_path_rate=drop_path_rate,
+            attn=attn,
+        )
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
         """Every loader passes here: take official weights too, refuse wrong ones."""
         prepare_state_dict(self, state_dict, prefix, local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-
-    def _frozen_parts(self) -> Sequence[nn.Module]:
-        if self.frozen_stages == 0:
-            return [self.stages[0].patch_embed]
-        return list(self.stages[: max(self.frozen_stages, 0)])
-
-    def _check_image(self, image: Tensor):
-        if image.dim() != 4 or image.shape[1] != self.in_channels:
-            raise ValueError(
-                f'image of shape {tuple(image.shape)}: LIT wants (batch, '
-                f'{self.in_channels}, height, width)'
-            )
-        if not image.is_floating_point():
-            raise TypeError(
-                f'image of {image.dtype}: LIT wants normalised floating point pixels '
-                '(in mmdet and mmseg the data_preprocessor makes them)'
-            )
-        height, width = image.shape[-2:]
-        too_small = MIN_IMG_SIZE - PATCH_SIZE
-        # Side by side rather than min(): torch.compile learns bounds from these.
-        if height <= too_small or width <= too_small:
-            raise ValueError(
-                f'image of {height}x{width} px is too small: LIT needs sides of at '
-                f'least {MIN_IMG_SIZE} px once padded to a multiple of {PATCH_SIZE}'
-            )
-
-
-def _drop_path_schedule(rate: float, depths: Sequence[int]) -> Sequence[list]:
-    """Rates per stage and block, rising linearly over all blocks from 0 to rate."""
-    rates = iter(torch.linspace(0, rate, sum(depths), device='cpu').tolist())
-    return [[next(rates) for _ in range(depth)] for depth in depths]

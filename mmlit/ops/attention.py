@@ -1,10 +1,10 @@
-"""Attention kernels: the same exact attention, computed in different ways.
+"""Compute the same exact attention by different kernels.
 
 A kernel is a function ``kernel(q, k, v, bias_table, dropout_p) -> out``:
 
 - ``q``, ``k``, ``v`` and ``out``: (B, heads, N, d), N = H*W tokens in row order;
 - ``bias_table``: (heads, 2H-1, 2W-1), the relative position bias of this very map
-  (see :mod:`mmlit.models.position`), or ``None``;
+  (see :class:`mmlit.models.position.RelativePositionBias`), or ``None``;
 - ``dropout_p``: dropout on the attention weights, 0 outside training.
 
 It computes softmax(q k^T / sqrt(d) + bias) v over all N tokens. ``eager`` is the
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .chunked_attention import chunked
 from .flex_attention import flex, why_no_flex
-from .relative_bias import bias_windows, dense_bias, grid_of, lay_out_columns
+from .relative_bias import bias_windows, dense_bias, grid_of, unfold_columns
 from .tracing import is_compiling, is_exporting
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Optional[Tensor], float], Tensor]
@@ -30,7 +30,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Optional[Tensor], float], Tensor]
 def eager(
     q: Tensor, k: Tensor, v: Tensor, bias_table: Optional[Tensor], dropout_p: float
 ) -> Tensor:
-    """The definition, written plainly; materialises (B, heads, N, N) scores."""
+    """Define attention, plainly; materialises (B, heads, N, N) scores."""
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
     if bias_table is not None:
         scores = scores + dense_bias(bias_table).to(scores.dtype)
@@ -41,7 +41,7 @@ def eager(
 def sdpa(
     q: Tensor, k: Tensor, v: Tensor, bias_table: Optional[Tensor], dropout_p: float
 ) -> Tensor:
-    """torch's fused attention with the dense bias (heads, N, N) as its mask.
+    """Fuse attention by torch, with the dense bias (heads, N, N) as its mask.
 
     With the keys reversed, the bias is a plain copy of windows of the table.
     """
@@ -49,8 +49,8 @@ def sdpa(
     if bias_table is not None:
         k, v = k.flip(2), v.flip(2)
         grid = grid_of(bias_table)
-        laid_out = lay_out_columns(bias_table.to(q.dtype), grid[1], slice(None))
-        mask = bias_windows(laid_out, grid).transpose(1, 2).flatten(1, 2)[None]
+        strips = unfold_columns(bias_table.to(q.dtype), grid[1], slice(None))
+        mask = bias_windows(strips, grid).transpose(1, 2).flatten(1, 2)[None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
 
 
@@ -61,7 +61,7 @@ SMALL_BIAS = {'cpu': 2 * 2**20, 'cuda': 64 * 2**20}
 def auto(
     q: Tensor, k: Tensor, v: Tensor, bias_table: Optional[Tensor], dropout_p: float
 ) -> Tensor:
-    """The best of the others for the case at hand, as measured.
+    """Choose the best of the others for the case at hand, as measured.
 
     ``docs/performance.md`` shows the measurements. On a GPU, where they take about the
     same time, memory decides.
@@ -92,7 +92,7 @@ WITHOUT_DROPOUT = ('chunked', 'flex')
 
 
 def resolve_kernel(name: str, dropout_p: float = 0.0) -> Kernel:
-    """The kernel that an ``attn_kernel`` argument means.
+    """Return the kernel that an ``attn_kernel`` argument means.
 
     Args:
         name: A key of :data:`KERNELS`.

@@ -1,9 +1,9 @@
-"""Attention in chunks of queries: exact, with memory linear in the number of tokens.
+"""Compute exact attention in chunks, with memory linear in the number of tokens.
 
 Each chunk is computed by torch's fused attention with its own bias rows; the backward
 pass computes a chunk's attention weights again. Nothing of size N x N exists at any
 time, in training either. Queries are taken by map column, since the bias of a whole
-column is a strided view of a small array (see ``relative_bias.lay_out_columns``).
+column is a strided view of a small strip (see ``relative_bias.unfold_columns``).
 """
 
 from typing import Iterator, NamedTuple, Optional, Tuple
@@ -17,7 +17,7 @@ from .relative_bias import (
     add_windows,
     bias_windows,
     grid_of,
-    lay_out_columns,
+    unfold_columns,
 )
 from .tracing import define_op, differentiable
 
@@ -30,7 +30,7 @@ GPU_BUDGET = 256 * 2**20
 def chunked(
     q: Tensor, k: Tensor, v: Tensor, bias_table: Optional[Tensor], dropout_p: float
 ) -> Tensor:
-    """The kernel, see :mod:`mmlit.ops.attention`; on any device, in any floating dtype.
+    """Attend in chunks: a kernel of :mod:`mmlit.ops.attention`, for any device.
 
     Raises:
         ValueError: Dropout is asked for.
@@ -41,29 +41,29 @@ def chunked(
 
 
 class Chunk(NamedTuple):
-    """Some queries: of these heads, in these map columns and rows."""
+    """Queries of some heads, in some map columns and rows."""
 
     heads: slice
     columns: slice
     rows: slice
 
 
-def chunks(heads: int, grid: Tuple[int, int], most: int) -> Iterator[Chunk]:
-    """Split the queries of all heads into chunks of at most ``most``, at least one.
+def chunks(heads: int, grid: Tuple[int, int], max_queries: int) -> Iterator[Chunk]:
+    """Split the queries of all heads into chunks of at most ``max_queries``.
 
     Whole columns of all heads while they fit, then of fewer heads, then parts of a
     column of one head.
     """
     height, width = grid
-    for h in _slices(heads, most // height):
-        for x in _slices(width, most // (heads * height)):
-            for y in _slices(height, most):
+    for h in _slices(heads, max_queries // height):
+        for x in _slices(width, max_queries // (heads * height)):
+            for y in _slices(height, max_queries):
                 yield Chunk(h, x, y)
 
 
-def _slices(length: int, most: int) -> Iterator[slice]:
-    """Cover 0..length by slices of at most ``most``, about equally long."""
-    count = -(-length // max(1, most))
+def _slices(length: int, max_length: int) -> Iterator[slice]:
+    """Cover 0..length by slices of at most ``max_length``, about equally long."""
+    count = -(-length // max(1, max_length))
     for i in range(count):
         yield slice(length * i // count, length * (i + 1) // count)
 
@@ -77,7 +77,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, table: Optional[Tensor]) -> Tensor
 
 
 def _forward_on_cpu(q, k, v, table, out) -> None:
-    """Fused attention that reads the bias windows where they lie.
+    """Read the bias windows where they lie, by fused attention.
 
     A map column takes the place of a head in its arguments, so that the mask of each
     is one strided view.
@@ -90,8 +90,8 @@ def _forward_on_cpu(q, k, v, table, out) -> None:
     for columns in _slices(grid[1], CPU_BUDGET // bytes_per_column):
         mask = None
         if table is not None:
-            laid_out = lay_out_columns(table.to(dtype), grid[1], columns)
-            mask = bias_windows(laid_out, grid)
+            strips = unfold_columns(table.to(dtype), grid[1], columns)
+            mask = bias_windows(strips, grid)
         for b in range(batch):
             q_part = q[b, :, columns]
             size = (heads, q_part.shape[1], tokens, -1)
@@ -101,15 +101,15 @@ def _forward_on_cpu(q, k, v, table, out) -> None:
 
 
 def _forward_with_masks(q, k, v, table, out) -> None:
-    """Fused attention with a chunk's bias rows spelt out, for other devices."""
+    """Spell a chunk's bias rows out for fused attention, on other devices."""
     grid, dtype = _grid(q, table), _compute_dtype(q)
     q = _by_column(q.to(dtype), grid)
     k, v = _reversed_keys(k, dtype), _reversed_keys(v, dtype)
-    for heads, columns, rows in chunks(q.shape[1], grid, _most_queries(k)):
+    for heads, columns, rows in chunks(q.shape[1], grid, _max_queries(k)):
         q_part, mask = q[:, heads, columns, rows], None
         if table is not None:
-            laid_out = lay_out_columns(table[heads].to(dtype), grid[1], columns)
-            mask = bias_windows(laid_out, grid, rows).flatten(1, 2)[None]
+            strips = unfold_columns(table[heads].to(dtype), grid[1], columns)
+            mask = bias_windows(strips, grid, rows).flatten(1, 2)[None]
         part = F.scaled_dot_product_attention(
             q_part.flatten(2, 3), k[:, heads], v[:, heads], attn_mask=mask
         )
@@ -119,7 +119,7 @@ def _forward_with_masks(q, k, v, table, out) -> None:
 def _backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, table: Optional[Tensor], out: Tensor
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and the table (empty where there is none).
+    """Compute the gradients of q, k, v and the table (empty where there is none).
 
     With S = q k^T / sqrt(d) + bias, P = softmax(S) and out = P v, each chunk gives
     dv += P^T dout; dS = P * (dout v^T - rowsum(dout * out)); dq = dS k / sqrt(d);
@@ -133,13 +133,13 @@ def _backward(
     dq = _empty_output(q)
     dk, dv = (torch.zeros_like(x, dtype=sum_dtype) for x in (k_, v_))
     d_table = q.new_empty(0) if table is None else torch.zeros_like(table)
-    for chunk in chunks(q.shape[1], grid, _most_queries(k_)):
+    for chunk in chunks(q.shape[1], grid, _max_queries(k_)):
         heads, columns, rows = chunk
-        laid_out = bias = None
+        strips = bias = None
         if table is not None:
-            laid_out = lay_out_columns(table[heads].to(dtype), grid[1], columns)
-            bias = bias_windows(laid_out, grid, rows)
-            d_laid_out = torch.zeros_like(laid_out, dtype=sum_dtype)
+            strips = unfold_columns(table[heads].to(dtype), grid[1], columns)
+            bias = bias_windows(strips, grid, rows)
+            d_strips = torch.zeros_like(strips, dtype=sum_dtype)
         for b in range(len(q)):
             q_part, grad_part, inner_part = (x[b][chunk] for x in (q_, grad, inner))
             size = q_part.shape[:3]
@@ -153,14 +153,14 @@ def _backward(
             _by_column(dq, grid)[b][chunk] = dq_part.unflatten(1, size[1:])
             if table is not None:
                 d_bias = d_scores.unflatten(1, size[1:])
-                add_windows(d_laid_out, d_bias, grid[1], rows)
+                add_windows(d_strips, d_bias, grid[1], rows)
         if table is not None:
-            add_columns(d_table[heads], d_laid_out, grid[1], columns)
+            add_columns(d_table[heads], d_strips, grid[1], columns)
     return dq, dk.flip(2).to(q.dtype), dv.flip(2).to(q.dtype), d_table
 
 
 def _weights(q: Tensor, k: Tensor, bias: Optional[Tensor]) -> Tensor:
-    """Attention weights (heads, queries, N) of a chunk; q is scaled already."""
+    """Compute a chunk's attention weights (heads, queries, N); q is scaled already."""
     scores = q @ k.mT
     if bias is not None:
         scores.view(bias.shape).add_(bias)
@@ -176,18 +176,18 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _grid(q: Tensor, table: Optional[Tensor]) -> Tuple[int, int]:
-    """Token grid; without a bias nothing depends on it, so all is one column."""
+    """Return the token grid; without a bias nothing depends on it: one column."""
     return (q.shape[2], 1) if table is None else grid_of(table)
 
 
 def _compute_dtype(q: Tensor) -> torch.dtype:
-    """On the CPU, half precision is computed in float32: measured to be faster."""
+    """Compute half precision in float32 on the CPU, measured to be faster."""
     if q.device.type == 'cpu':
         return torch.promote_types(q.dtype, torch.float32)
     return q.dtype
 
 
-def _most_queries(k: Tensor) -> int:
+def _max_queries(k: Tensor) -> int:
     budget = CPU_BUDGET if k.device.type == 'cpu' else GPU_BUDGET
     return budget // (k.shape[2] * k.element_size())
 
@@ -202,7 +202,7 @@ def _reversed_keys(tokens: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _empty_output(q: Tensor) -> Tensor:
-    """(B, heads, N, d), laid out so that joining the heads copies nothing."""
+    """Allocate (B, heads, N, d) such that joining the heads copies nothing."""
     batch, heads, tokens, channels = q.shape
     return q.new_empty(batch, tokens, heads, channels).transpose(1, 2)
 

@@ -1,10 +1,9 @@
-"""The deformable convolution of DTM: 2x2 points a token, stride 2, no padding.
+"""Merge 2x2 tokens by a deformable convolution of stride 2, without padding.
 
 On a GPU mmcv's operator computes it. mmcv's loops for the CPU run on one thread and in
 scattered order, and cost more than all of LIT's linear layers; here the CPU gathers
 the four neighbours of each sampling point as whole tokens instead, with torch's
-``embedding_bag``. ``tests/test_deform_conv.py`` holds both to the same values and
-gradients.
+``embedding_bag``, to the same values and gradients.
 """
 
 from types import SimpleNamespace
@@ -15,11 +14,17 @@ import torch.nn.functional as F
 from mmcv.ops.deform_conv import DeformConv2dFunction, deform_conv2d
 from torch import Tensor
 
-from .tracing import define_op, differentiable, is_compiling, is_exporting
+from .tracing import (
+    contiguous_if_compiling,
+    define_op,
+    differentiable,
+    is_compiling,
+    is_exporting,
+)
 
 MERGE_SIZE = 2
 MAX_IM2COL_STEP = 32
-FAR = 1e6  # tokens; no map is as large
+FAR = 1e6  # tokens; larger than any map
 
 
 def deformable_merge(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
@@ -31,9 +36,9 @@ def deformable_merge(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
         weight: (C', C, 2, 2).
 
     Returns:
-        (B, C', H//2, W//2). Bilinear samples; zeros lie outside the map. An offset that
-        is no finite number makes its token NaN: mmcv would take it for one outside, so
-        that a network of broken weights went on with finite losses.
+        (B, C', H//2, W//2). Bilinear samples; zeros lie outside the map. Non-finite
+        offsets yield NaN outputs: mmcv would return zeros, hiding diverged weights
+        behind finite losses.
     """
     if tokens.device.type == 'cpu':
         return _merge_gathered(tokens, offsets, weight)
@@ -44,16 +49,15 @@ def _merge_by_mmcv(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     merge = _mmcv_op if is_compiling() or is_exporting() else _mmcv
     # Its kernels read memory in order: those of the GPU refuse any other, those of the
     # CPU do not look.
-    arguments = tokens, _within_reach(offsets), weight
+    arguments = tokens, _clamp_offsets(offsets), weight
     merged = merge(*(x.contiguous() for x in arguments))
     return merged + (offsets * 0).sum(1, keepdim=True)
 
 
-def _within_reach(offsets: Tensor) -> Tensor:
-    """Offsets that mmcv can make integers of: far outside is far enough.
+def _clamp_offsets(offsets: Tensor) -> Tensor:
+    """Clamp offsets to what mmcv can turn into integers, which it does unchecked.
 
-    It does so unchecked. At a NaN its backward pass on a CPU reads beyond the map, and
-    ends the process.
+    At a NaN its backward pass on a CPU reads beyond the map, and ends the process.
     """
     return offsets.nan_to_num(nan=FAR).clamp(-FAR, FAR)
 
@@ -70,11 +74,12 @@ def _merge_gathered(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     rows, columns = offsets.shape[2:]
     samples = samples.view(-1, MERGE_SIZE**2 * channels)  # points, then channels
     merged = F.linear(samples, weight.permute(0, 2, 3, 1).flatten(1))
-    return merged.view(len(tokens), rows, columns, -1).permute(0, 3, 1, 2)
+    merged = merged.view(len(tokens), rows, columns, -1).permute(0, 3, 1, 2)
+    return contiguous_if_compiling(merged)
 
 
 def _corners(offsets: Tensor, grid: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
-    """The four tokens around each sampling point, and their shares of the sample.
+    """Find the four tokens around each sampling point, and their bilinear shares.
 
     Returns:
         Token indices and bilinear shares, both (B * H//2 * W//2 * points, 4).
@@ -86,7 +91,8 @@ def _corners(offsets: Tensor, grid: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
     y, x = offsets.permute(3, 0, 4, 5, 1, 2)  # B, rows, columns, points, points
     y = y + cells[:rows, None, None, None] + points[:, None]
     x = x + cells[:columns, None, None] + points
-    (top, top_shares), (left, left_shares) = _beside(y, grid[0]), _beside(x, grid[1])
+    top, top_shares = _neighbours(y, grid[0])
+    left, left_shares = _neighbours(x, grid[1])
     image = torch.arange(batch, device=offsets.device) * (grid[0] * grid[1])
     indices = image.view(-1, 1, 1, 1, 1, 1, 1) + (
         top.unsqueeze(-1) * grid[1] + left.unsqueeze(-2)
@@ -95,23 +101,23 @@ def _corners(offsets: Tensor, grid: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
     return indices.reshape(-1, 4), shares.reshape(-1, 4)
 
 
-def _beside(position: Tensor, length: int) -> Tuple[Tensor, Tensor]:
-    """The two tokens beside a position on a line: indices and shares, (..., 2).
+def _neighbours(position: Tensor, length: int) -> Tuple[Tensor, Tensor]:
+    """Find the two tokens beside a position on a line: indices and shares, (..., 2).
 
-    Outside the line the share is 0. So it is in mmcv's operator, which excludes -1
-    itself: nothing to read, but a gradient. Where a position is no number, no share is.
+    Outside the line the share is 0. As in mmcv's operator, -1 itself is excluded:
+    nothing to read there, but a gradient. A NaN position has NaN shares.
     """
     low = position.detach().floor()
     high_share = position - low
     indices = torch.stack([low, low + 1], -1)
     shares = torch.stack([1 - high_share, high_share], -1)
     valid = (indices >= 0) & (indices < length) & (position > -1).unsqueeze(-1)
-    shown = valid | high_share.isnan().unsqueeze(-1)
-    return torch.where(valid, indices, 0).long(), torch.where(shown, shares, 0)
+    counted = valid | high_share.isnan().unsqueeze(-1)
+    return torch.where(valid, indices, 0).long(), torch.where(counted, shares, 0)
 
 
 def _im2col_step(batch: int) -> int:
-    """Images per call of mmcv's kernel: its assertion wants a divisor of the batch."""
+    """Choose images per call of mmcv's kernel, which asserts a divisor of the batch."""
     return max(n for n in range(1, MAX_IM2COL_STEP + 1) if batch % n == 0)
 
 
@@ -123,7 +129,7 @@ def _mmcv(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
 def _mmcv_backward(
     grad: Tensor, tokens: Tensor, offsets: Tensor, weight: Tensor
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """mmcv's own backward pass, given what its forward pass would have kept.
+    """Call mmcv's own backward pass with what its forward pass would have kept.
 
     In an operator nothing is recorded for autograd, so mmcv's function cannot be
     differentiated here in the usual way.

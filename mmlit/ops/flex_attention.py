@@ -1,4 +1,4 @@
-"""Attention on CUDA that looks the bias up inside torch's fused FlexAttention kernel.
+"""Look the bias up inside torch's fused FlexAttention kernel, on CUDA.
 
 Neither bias nor scores exist in memory, the table's gradient included. The kernel is
 compiled once, by torch.compile with triton, for all image sizes: the sizes of the map
@@ -20,7 +20,7 @@ MIN_TORCH = (2, 6)
 
 
 def why_no_flex() -> Optional[str]:
-    """Why this kernel cannot run here, or ``None`` if it can."""
+    """Say why this kernel cannot run here, or return ``None`` if it can."""
     version = tuple(int(part) for part in torch.__version__.split('.')[:2])
     if version < MIN_TORCH:
         return f'it needs torch 2.6 or newer, this is {torch.__version__}'
@@ -34,7 +34,7 @@ def why_no_flex() -> Optional[str]:
 def flex(
     q: Tensor, k: Tensor, v: Tensor, bias_table: Optional[Tensor], dropout_p: float
 ) -> Tensor:
-    """The kernel, see :mod:`mmlit.ops.attention`.
+    """Attend without bias or scores in memory: a kernel of :mod:`mmlit.ops.attention`.
 
     Raises:
         ValueError: Dropout is asked for, or tensors are not on a CUDA device.
@@ -49,7 +49,7 @@ def flex(
 
 
 def bias_lookup(bias_table: Tensor) -> Callable:
-    """FlexAttention's ``score_mod`` that adds the relative position bias.
+    """Return FlexAttention's ``score_mod`` that adds the relative position bias.
 
     Read flat, ``bias[h, i, j] = table[h, place[i] - place[j] + centre]`` with
     ``place = y * (2W-1) + x`` of a token. The places are tensors rather than

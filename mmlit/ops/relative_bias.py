@@ -1,6 +1,7 @@
-"""The relative position bias, spelt out from its table: views, copies, transposes.
+"""Spell out the relative position bias of a table, densely or by map column.
 
-A table is (heads, 2H-1, 2W-1) for an H x W map, see :mod:`mmlit.models.position`.
+A table is (heads, 2H-1, 2W-1) for an H x W map, see
+:class:`mmlit.models.position.RelativePositionBias`.
 """
 
 from typing import Tuple
@@ -12,7 +13,7 @@ from .tracing import is_exporting
 
 
 def grid_of(table: Tensor) -> Tuple[int, int]:
-    """The token grid (H, W) that a table is for."""
+    """Return the token grid (H, W) that a table is for."""
     return (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
 
 
@@ -38,7 +39,7 @@ def dense_bias(table: Tensor) -> Tensor:
 
 
 def _gather_bias(table: Tensor) -> Tensor:
-    """``dense_bias`` for an exported graph, where a window's size may be unknown."""
+    """Compute ``dense_bias`` in an exported graph, where a window's size is unknown."""
     heads, (height, width) = len(table), grid_of(table)
     rows, columns = _differences(height, table), _differences(width, table)
     bias = table.index_select(1, rows).index_select(2, columns)
@@ -47,13 +48,13 @@ def _gather_bias(table: Tensor) -> Tensor:
 
 
 def _differences(length: int, table: Tensor) -> Tensor:
-    """(length**2,): where each pair of positions on a line reads a table."""
+    """Index where each pair of positions on a line reads a table: (length**2,)."""
     line = torch.arange(length, device=table.device)
     return (line[:, None] - line + length - 1).flatten()
 
 
-def lay_out_columns(table: Tensor, width: int, columns: slice) -> Tensor:
-    """What queries of some map columns need of a bias table, as one row each.
+def unfold_columns(table: Tensor, width: int, columns: slice) -> Tensor:
+    """Unfold a bias table into one strip for the queries of each map column.
 
     With the *keys* reversed, a query's window of the table reads forwards,
     ``bias[h, (y, x), reversed key (a, b)] = table[h, y + a, x + b]``, so all queries
@@ -72,13 +73,13 @@ def lay_out_columns(table: Tensor, width: int, columns: slice) -> Tensor:
     return parts.transpose(1, 2).flatten(2)
 
 
-def bias_windows(laid_out: Tensor, grid: tuple, rows: slice = slice(None)) -> Tensor:
-    """The bias of the queries in some map rows of :func:`lay_out_columns`, as a view.
+def bias_windows(strips: Tensor, grid: tuple, rows: slice = slice(None)) -> Tensor:
+    """View the bias of the queries in some map rows within the strips of their columns.
 
-    The window of query (y, x) starts y*W numbers into its column's row.
+    The window of query (y, x) starts y*W numbers into the strip of column x.
 
     Args:
-        laid_out: (heads, columns, (2H-1)*W).
+        strips: (heads, columns, (2H-1)*W), of :func:`unfold_columns`.
         grid: Token grid (H, W).
         rows: The map rows y.
 
@@ -86,20 +87,20 @@ def bias_windows(laid_out: Tensor, grid: tuple, rows: slice = slice(None)) -> Te
         (heads, columns, rows, N), over reversed keys; its elements overlap.
     """
     height, width = grid
-    return laid_out.unfold(2, height * width, width)[:, :, rows]
+    return strips.unfold(2, height * width, width)[:, :, rows]
 
 
-def add_windows(laid_out: Tensor, bias: Tensor, width: int, rows: slice) -> None:
-    """The transpose of :func:`bias_windows`: adds bias to where it was read from."""
+def add_windows(strips: Tensor, bias: Tensor, width: int, rows: slice) -> None:
+    """Add to where :func:`bias_windows` reads: its transpose."""
     tokens = bias.shape[-1]
-    starts = range(0, laid_out.shape[-1] - tokens + 1, width)
+    starts = range(0, strips.shape[-1] - tokens + 1, width)
     for start, row in zip(starts[rows], bias.unbind(2)):
-        laid_out.narrow(2, start, tokens).add_(row)
+        strips.narrow(2, start, tokens).add_(row)
 
 
-def add_columns(table: Tensor, laid_out: Tensor, width: int, columns: slice) -> None:
-    """The transpose of :func:`lay_out_columns`: adds to where it was read from."""
-    parts = laid_out.unflatten(2, (-1, width))
+def add_columns(table: Tensor, strips: Tensor, width: int, columns: slice) -> None:
+    """Add to where :func:`unfold_columns` reads: its transpose."""
+    parts = strips.unflatten(2, (-1, width))
     starts = range(table.shape[-1] - width + 1)
     for start, column in zip(starts[columns], parts.unbind(1)):
         table.narrow(2, start, width).add_(column)

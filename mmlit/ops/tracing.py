@@ -1,4 +1,4 @@
-"""Functions that torch.compile takes as one node, whatever they do inside.
+"""Register operators opaque to torch.compile; ask who traces.
 
 The compiler traces through Python, but not into compiled extensions, and it unrolls
 loops, anew for each size. An operator defined here is opaque to it: it only learns the
@@ -18,7 +18,7 @@ AVAILABLE = hasattr(torch.library, 'custom_op')
 
 
 def define_op(name: str, function: Callable, fake: Callable) -> Callable:
-    """Make a function an operator.
+    """Register a function as an operator.
 
     Args:
         name: Its name in :data:`NAMESPACE`.
@@ -51,12 +51,12 @@ def differentiable(op: Callable, backward: Callable, save: Callable) -> Callable
 
 
 def is_compiling() -> bool:
-    """Whether torch.compile is tracing the code that asks, and not for an export."""
+    """Tell whether torch.compile is tracing the caller, and not for an export."""
     return _compiler_says('is_compiling') and not is_exporting()
 
 
-def without_strides(x: Tensor) -> Tensor:
-    """Make a permuted view contiguous under torch.compile, which is to keep it.
+def contiguous_if_compiling(x: Tensor) -> Tensor:
+    """Make a permuted view contiguous under torch.compile.
 
     torch 2.13's compiler fails to put the strides of a view in order where they depend
     on an unknown size and the backward pass reads the view.
@@ -65,12 +65,12 @@ def without_strides(x: Tensor) -> Tensor:
 
 
 def is_exporting() -> bool:
-    """Whether torch.export, or an ONNX export of either kind, is tracing it."""
+    """Tell whether torch.export, or an ONNX export of either kind, is tracing."""
     return _compiler_says('is_exporting') or torch.onnx.is_in_onnx_export()
 
 
 def is_traced() -> bool:
-    """Whether what runs now is being recorded, to run again on other tensors."""
+    """Tell whether the caller is being recorded, to run again on other tensors."""
     return is_compiling() or is_exporting() or torch.jit.is_tracing()
 
 

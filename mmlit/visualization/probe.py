@@ -16,7 +16,7 @@ from ..archs import PATCH_SIZE
 from ..models.attention import GlobalAttention
 from ..models.lit import LIT
 from ..ops.deform_merge import MERGE_SIZE
-from ..ops.relative_bias import bias_windows, lay_out_columns
+from ..ops.relative_bias import bias_windows, unfold_columns
 
 
 def stride_of(stage: int) -> int:
@@ -212,6 +212,6 @@ def _record_attention(
 def _bias_of(table: Tensor, grid: tuple, query: Tuple[int, int]) -> Tensor:
     """Return the position bias of one query to all keys: (heads, N)."""
     row, column = query
-    laid_out = lay_out_columns(table, grid[1], slice(column, column + 1))
-    window = bias_windows(laid_out, grid, slice(row, row + 1))
+    strips = unfold_columns(table, grid[1], slice(column, column + 1))
+    window = bias_windows(strips, grid, slice(row, row + 1))
     return window[:, 0, 0].flip(-1)

@@ -16,13 +16,12 @@ prefix and keep it, all others are handed through.
 
 import math
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
 from ..archs import ARCHS, NUM_STAGES, Arch
-from ..arguments import wrong_weight
 from .families import (
     DROPPED,
     EMBEDDING,
@@ -72,7 +71,7 @@ def to_mmlit(
         state: Weights under official keys, those of a network or of a part of it.
         shapes: Shapes of the network to fill, by mmlit key. Only for tables that are
             not square: one with as many rows as the network's is read in its shape.
-            Nothing is resized here, see :func:`mmlit.models.position.fit_positions`.
+            Nothing is resized here, see :func:`mmlit.weights.load.resize_positions`.
         fold_dtype: The token mergings' biases are folded in this precision, if it is
             higher than their own: a float64 network gets the exact difference.
 
@@ -186,6 +185,19 @@ def to_official(state: Mapping[str, Tensor], arch_or_family: Union[str, Arch]) -
             'them can hold these weights'
         )
     return done
+
+
+def wrong_weight(key: str, value: Any) -> str:
+    """Say why a value cannot be the parameter of this name; ``''`` where it can."""
+    if not isinstance(value, Tensor):
+        return f'{key} holds a {type(value).__name__}, not a tensor'
+    if value.layout is not torch.strided:
+        return f'{key} holds a tensor of layout {value.layout}, not a dense one'
+    if value.is_complex() or not (
+        value.is_floating_point() or key.endswith('num_batches_tracked')
+    ):
+        return f'{key} holds {value.dtype}, not floating point numbers'
+    return ''
 
 
 def _table_image(key: str, flat: Tensor, shape: Optional[Sequence[int]]) -> Tensor:

@@ -7,18 +7,29 @@ reference size are resized, and what does not fit raises instead of being left o
 
 import logging
 import re
-from typing import Any, Collection, Dict, Iterable, List, Mapping, Optional
+from typing import (
+    Any,
+    Collection,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..archs import ARCHS
-from ..arguments import wrong_weight
-from ..models.position import fit_positions
-from .convert import Conversion, to_mmlit
+from ..ops.resize import resize_bias_table, resize_embedding
+from .convert import Conversion, to_mmlit, wrong_weight
 from .families import (
+    EMBEDDING,
     PATCH_EMBEDDING,
     RULES,
+    TABLE,
     guess_arch,
     is_mmlit_key,
     official_key,
@@ -72,7 +83,7 @@ def prepare_state_dict(
     except ValueError as error:
         raise ValueError(f'{name} cannot load {source}: {error}') from None
     shapes = {key: value.shape for key, value in own.items()}
-    found.state, resized = fit_positions(found.state, shapes)
+    found.state, resized = resize_positions(found.state, shapes)
     _drop_unbuilt(net, own, found)
     trouble = _trouble(own, found, file)
     if trouble:
@@ -92,6 +103,39 @@ def prepare_state_dict(
     for key in [key for key in state_dict if key.startswith(prefix)]:
         del state_dict[key]
     state_dict.update({prefix + key: value for key, value in found.state.items()})
+
+
+def resize_positions(
+    state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
+) -> Tuple[Dict[str, Tensor], List[str]]:
+    """Resize the position parameters of a state dict to another reference size.
+
+    As the authors do when they load: once, in float64 rounded to float32.
+
+    Args:
+        state: Weights under mmlit's keys.
+        shapes: Wanted shapes by key, such as those of a network.
+
+    Returns:
+        The state dict with what was resized replaced, and the keys of that. Where
+        heads or channels differ no resizing helps: those stay as they are.
+    """
+    fitted, resized = dict(state), []
+    for key in shapes.keys() & state.keys():
+        value, shape = state[key], tuple(shapes[key])
+        if wrong_weight(key, value) or value.dim() != len(shape):
+            continue
+        if value.shape == shape or 0 in value.shape:
+            continue
+        if key.endswith(TABLE) and value.shape[0] == shape[0]:
+            grid = tuple((side + 1) // 2 for side in shape[1:])
+            fitted[key] = resize_bias_table(value.double(), grid).float()
+        elif key.endswith(EMBEDDING) and value.shape[::3] == shape[::3]:
+            fitted[key] = resize_embedding(value.double(), shape[1:3]).float()
+        else:
+            continue
+        resized.append(key)
+    return fitted, resized
 
 
 def _unwrap(state_dict: Dict[str, Any], metadata: Any) -> Any:

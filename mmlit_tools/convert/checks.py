@@ -11,8 +11,8 @@ import torch
 
 from mmlit import LIT
 from mmlit.archs import ARCHS, PATCH_SIZE
-from mmlit.arguments import wrong_weight
 from mmlit.models.position import reference_grid
+from mmlit.weights.convert import wrong_weight
 from mmlit.weights.families import EMBEDDING, PATCH_EMBEDDING, TABLE, is_mmlit_key
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmlit.models.position import fit_positions, reference_grid
+from mmlit.models.position import reference_grid
 from mmlit.weights.convert import to_mmlit, to_official
 from mmlit.weights.families import (
     EMBEDDING,
@@ -18,6 +18,7 @@ from mmlit.weights.families import (
     present_key,
     recognise,
 )
+from mmlit.weights.load import resize_positions
 from mmlit_tools.convert.checks import (
     check_complete,
     check_values,
@@ -191,7 +192,7 @@ def resize(
             '--img-size has no effect: there are no relative position tables (the '
             'absolute embeddings of LIT tiny stay at 224)'
         )
-    return fit_positions(state, shapes)
+    return resize_positions(state, shapes)
 
 
 def others(state: Mapping[str, Any], used: set[str]) -> list[Row]:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmlit.models import blocks
 from mmlit.models.blocks import Mlp
+from mmlit.ops import chunked_mlp
 
 
 @pytest.mark.parametrize('tokens', [1, 4, 7, 1000])
@@ -16,7 +16,7 @@ def test_parts_change_no_number(monkeypatch, tokens):
     mlp.fc1.register_forward_hook(lambda _, inputs, output: parts.append(len(output)))
     expected = mlp(x)
     assert parts == [30]
-    monkeypatch.setattr(blocks, 'HIDDEN_BYTES', tokens * 24 * 4)
+    monkeypatch.setattr(chunked_mlp, 'HIDDEN_BYTES', tokens * 24 * 4)
     with torch.no_grad():
         actual = mlp(x)
     torch.testing.assert_close(actual, expected.detach())
@@ -24,7 +24,7 @@ def test_parts_change_no_number(monkeypatch, tokens):
 
 
 def test_nothing_is_split_that_a_backward_pass_or_a_trace_needs(monkeypatch):
-    monkeypatch.setattr(blocks, 'HIDDEN_BYTES', 1)
+    monkeypatch.setattr(chunked_mlp, 'HIDDEN_BYTES', 1)
     mlp, x = Mlp(6, 24), torch.randn(2, 5, 3, 6)
     calls = []
     mlp.fc1.register_forward_hook(lambda *_: calls.append(1))
@@ -40,7 +40,7 @@ def test_autocast_and_parts(monkeypatch):
     mlp, x = Mlp(6, 24).eval(), torch.randn(2, 5, 3, 6)
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
         expected = mlp(x)
-        monkeypatch.setattr(blocks, 'HIDDEN_BYTES', 24 * 4)
+        monkeypatch.setattr(chunked_mlp, 'HIDDEN_BYTES', 24 * 4)
         actual = mlp(x)
     assert actual.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)

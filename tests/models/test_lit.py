@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 
 from mmlit import LIT
 from mmlit.archs import ARCHS
-from mmlit.models.embedding import PatchEmbed
+from mmlit.models.downsample import PatchEmbed
 from support.archs import ABSOLUTE, RELATIVE, randomised
 from support.kernels import ON_CPU
 

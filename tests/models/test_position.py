@@ -1,9 +1,5 @@
 """Bias tables and embeddings: lookup, resizing, sizes."""
 
-import copy
-import pickle
-from collections import OrderedDict
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,10 +7,10 @@ import torch.nn.functional as F
 from mmlit.models.position import (
     AbsolutePosition,
     RelativePositionBias,
-    fit_positions,
     reference_grid,
-    resize_bias_table,
 )
+from mmlit.ops.resize import resize_bias_table
+from mmlit.weights.load import resize_positions
 
 
 @pytest.mark.parametrize(
@@ -84,7 +80,7 @@ def test_positions_are_resized_in_float64():
         'x.stages.3.pos_embed.absolute_pos_embed': embed,
     }
     shapes = dict(zip(state, [(3, 9, 31), (1, 4, 12, 5)]))
-    fitted, resized = fit_positions({**state, 'y': embed}, {**shapes, 'y': (1, 2)})
+    fitted, resized = resize_positions({**state, 'y': embed}, {**shapes, 'y': (1, 2)})
     assert sorted(resized) == sorted(state)
     assert fitted['y'] is embed
 
@@ -100,122 +96,5 @@ def test_positions_are_resized_in_float64():
     # What has the right size stays the very same; other heads or channels stay, too.
     others = dict(zip(state, [(4, 9, 9), (1, 4, 4, 6)]))
     for shapes in ({}, others, {key: value.shape for key, value in state.items()}):
-        fitted, resized = fit_positions(state, shapes)
+        fitted, resized = resize_positions(state, shapes)
         assert resized == [] and all(fitted[key] is state[key] for key in state)
-
-
-class TestResizedTables:
-    """Inference resizes a table once per map size, until the weights change."""
-
-    @pytest.fixture
-    def bias(self):
-        return RelativePositionBias(3, (4, 6)).eval()
-
-    @pytest.fixture
-    def resizes(self, monkeypatch):
-        grids = []
-
-        def counted(table, grid):
-            grids.append(grid)
-            return resize_bias_table(table, grid)
-
-        monkeypatch.setattr('mmlit.models.position.resize_bias_table', counted)
-        return grids
-
-    @torch.no_grad()
-    def test_once_per_size(self, bias, resizes):
-        first = bias((9, 5))
-        assert bias((9, 5)) is first
-        bias((5, 9))
-        assert bias((9, 5)) is first
-        assert resizes == [(9, 5), (5, 9)]
-        table = bias.relative_position_bias_table
-        assert torch.equal(first, resize_bias_table(table, (9, 5)))
-
-    @torch.no_grad()
-    def test_bounded(self, bias, resizes):
-        grids = [(5, width) for width in range(5, 25)]
-        for grid in grids:
-            bias(grid)
-        held = list(bias.resized._resized)
-        assert held == grids[-bias.resized.MOST :]
-        bias(grids[-1])
-        assert len(resizes) == len(grids)
-
-    @pytest.mark.parametrize(
-        'change',
-        [
-            lambda b: b.relative_position_bias_table.mul_(2),
-            lambda b: b.relative_position_bias_table.data.mul_(2),
-            lambda b: b.load_state_dict({k: v * 2 for k, v in b.state_dict().items()}),
-            lambda b: torch.optim.SGD(b.parameters(), lr=1.0).step(),
-            lambda b: b.double(),
-            lambda b: b.bfloat16(),
-            lambda b: setattr(
-                b.relative_position_bias_table,
-                'data',
-                b.relative_position_bias_table + 1,
-            ),
-            lambda b: setattr(
-                b,
-                'relative_position_bias_table',
-                torch.nn.Parameter(torch.ones(3, 7, 11)),
-            ),
-        ],
-        ids='in_place data load step double half new_data replaced'.split(),
-    )
-    def test_notices_changed_weights(self, bias, change):
-        table = bias.relative_position_bias_table
-        with torch.no_grad():
-            before = bias((9, 5)).clone()
-            table.grad = torch.ones_like(table)
-            change(bias)
-            after = bias((9, 5))
-            table = bias.relative_position_bias_table
-            assert torch.equal(after, resize_bias_table(table, (9, 5)))
-        assert after.dtype != before.dtype or not torch.equal(after, before)
-
-    def test_training_mode_starts_anew(self, bias):
-        """What `.data` changed on a GPU is noticed here at the latest."""
-        with torch.no_grad():
-            bias((9, 5))
-        bias.train()
-        assert not bias.resized._resized
-        with torch.no_grad():
-            bias((9, 5))
-        bias.eval()
-        assert not bias.resized._resized
-
-    def test_not_with_gradients(self, bias, resizes):
-        for _ in range(2):
-            assert bias((9, 5)).requires_grad
-        assert resizes == [(9, 5)] * 2 and not bias.resized._resized
-
-    def test_neither_saved_nor_copied(self, bias):
-        with torch.no_grad():
-            bias((9, 5))
-        assert list(bias.state_dict()) == ['relative_position_bias_table']
-        for other in (copy.deepcopy(bias), pickle.loads(pickle.dumps(bias))):
-            assert not other.resized._resized
-            assert other.resized is not bias.resized
-
-    def test_what_inference_mode_left_serves_later(self, bias):
-        with torch.inference_mode():
-            bias((9, 5))
-        with torch.no_grad():
-            first = bias((9, 5))
-        torch.testing.assert_close(first, bias((9, 5)).detach(), rtol=0, atol=0)
-
-    @torch.no_grad()
-    def test_another_thread_may_clear_at_any_time(self, bias):
-        """As one does that sees the model for the first time, while others run it."""
-
-        class Cleared(OrderedDict):
-            def __len__(self):
-                bias.resized.clear()
-                return super().__len__()
-
-        bias((5, 5))
-        bias.resized._resized = Cleared({(1, n): None for n in range(5)})
-        expected = resize_bias_table(bias.relative_position_bias_table, (9, 5))
-        assert torch.equal(bias((9, 5)), expected)

@@ -8,7 +8,7 @@ from mmlit.ops.relative_bias import (
     add_windows,
     bias_windows,
     dense_bias,
-    lay_out_columns,
+    unfold_columns,
 )
 
 
@@ -37,23 +37,23 @@ def test_dense_bias_gradient():
 def test_windows_are_the_dense_bias_over_reversed_keys(columns, rows):
     height, width = 4, 7
     table = torch.randn(3, 2 * height - 1, 2 * width - 1)
-    laid_out = lay_out_columns(table, width, columns)
-    actual = bias_windows(laid_out, (height, width), rows)
+    strips = unfold_columns(table, width, columns)
+    actual = bias_windows(strips, (height, width), rows)
     expected = dense_bias(table).flip(2).unflatten(1, (height, width))
     torch.testing.assert_close(
         actual, expected.transpose(1, 2)[:, columns, rows], rtol=0, atol=0
     )
-    assert actual.data_ptr() - laid_out.data_ptr() < laid_out.numel() * 4  # a view
+    assert actual.data_ptr() - strips.data_ptr() < strips.numel() * 4  # a view
 
 
 def test_transposes_equal_autograd():
     height, width, columns, rows = 4, 7, slice(2, 6), slice(1, 4)
     table = torch.randn(3, 7, 13, dtype=torch.float64, requires_grad=True)
-    laid_out = lay_out_columns(table, width, columns)
-    bias = bias_windows(laid_out, (height, width), rows)
+    strips = unfold_columns(table, width, columns)
+    bias = bias_windows(strips, (height, width), rows)
     grad = torch.randn_like(bias)
-    expected = torch.autograd.grad(bias, (laid_out, table), grad)
-    d_laid_out, d_table = torch.zeros_like(laid_out), torch.zeros_like(table)
-    add_windows(d_laid_out, grad, width, rows)
-    add_columns(d_table, d_laid_out, width, columns)
-    torch.testing.assert_close((d_laid_out, d_table), expected)
+    expected = torch.autograd.grad(bias, (strips, table), grad)
+    d_strips, d_table = torch.zeros_like(strips), torch.zeros_like(table)
+    add_windows(d_strips, grad, width, rows)
+    add_columns(d_table, d_strips, width, columns)
+    torch.testing.assert_close((d_strips, d_table), expected)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from mmlit.models import embedding, position
+from mmlit.models.downsample import PatchEmbed
+from mmlit.ops import patch_conv, resize
 from mmlit.ops import relative_bias as bias
 from mmlit.ops.deform_merge import deformable_merge
 from mmlit_tools.export import command as export_onnx
@@ -291,13 +292,13 @@ def test_both_forms_sample_as_mmlit_does():
 def test_an_export_computes_what_mmlit_does(monkeypatch):
     torch.manual_seed(0)
     table = torch.randn(3, 9, 13)
-    patches = embedding.PatchEmbed(3, 8)
+    patches = PatchEmbed(3, 8)
     images = [torch.randn(1, 3, *size) for size in ((8, 12), (9, 14), (11, 15))]
     cases = [
         (bias, lambda: bias.dense_bias(table)),
-        (position, lambda: position.resize_bias_table(table, (5, 7))),
-        (position, lambda: position.resize_bias_table(table, (1, 4))),
-        *((embedding, lambda image=image: patches(image)) for image in images),
+        (resize, lambda: resize.resize_bias_table(table, (5, 7))),
+        (resize, lambda: resize.resize_bias_table(table, (1, 4))),
+        *((patch_conv, lambda image=image: patches(image)) for image in images),
     ]
     for module, compute in cases:
         wanted = compute()
