@@ -1,4 +1,4 @@
-"""docs/custom_data.md, followed: its files as they stand, its commands, its log.
+"""Follow docs/custom_data.md: its files as they stand, its commands, its log.
 
 Without a GPU nothing here trains in float16 or on several GPUs: AmpOptimWrapper and
 dist_train.sh are resolved, and `--amp` trains in bfloat16.
@@ -18,8 +18,8 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
-from support import tiny_data  # noqa: F401, makes the tools importable
-from support.config_helpers import build
+from support.archs import RELATIVE
+from support.config_helpers import build, build_without_data, shrink
 from support.custom_data_helpers import (
     ROOT,
     add_up,
@@ -63,6 +63,7 @@ def test_the_steps_add_up_to_the_file(title):
 # --- the recipe, followed ---------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('title', RECIPES)
 def test_the_commands_with_two_iterations(tmp_path, title):
     name = make_workplace(tmp_path, title)
@@ -109,7 +110,7 @@ def test_the_commands_with_two_iterations(tmp_path, title):
 
 
 def follow(command, folder, *options):
-    """Runs a line of the document in the checkout; returns what it prints."""
+    """Run a line of the document in a checkout; return what it prints."""
     line = ' '.join([command, '--cfg-options' if options else '', *options])
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
     done = subprocess.run(
@@ -140,7 +141,7 @@ def check_what_the_log_says(output, title):
 
 
 def check_fine_tuned(checkpoint, start, title):
-    """All came from the start, and all but stage 1 and the class layers went on."""
+    """Check that all but stage 1 and the class layers moved on from the start."""
     assert checkpoint['meta']['iter'] == 2
     losses = checkpoint['message_hub']['log_scalars']['train/loss'].data[0]
     assert len(losses) == 2 and all(map(math.isfinite, losses))
@@ -172,7 +173,7 @@ def test_boxes_without_outlines_learn(tmp_path, monkeypatch, number, kind):
     (tmp_path / name).write_text(text.replace(', with_mask=True', ''))
     drop_outlines(tmp_path)
     monkeypatch.chdir(tmp_path)
-    config = Config.fromfile(name)
+    config = shrink(Config.fromfile(name), RELATIVE)
     model = build(config)
     assert type(model).__name__ == kind and not model.with_mask
     loader = dict(config.train_dataloader, num_workers=0, persistent_workers=False)
@@ -186,7 +187,7 @@ def test_boxes_without_outlines_learn(tmp_path, monkeypatch, number, kind):
 def test_more_that_can_be_set(tmp_path, title):
     layers, statistics = MORE[1:]
     config = with_more(tmp_path, title, layers + statistics)
-    model = build(config).train()
+    model = build_without_data(config).train()
     norms = [m for m in model.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert len(norms) == 3 and not any(norm.training for norm in norms)
     groups = build_optim_wrapper(model, config.optim_wrapper).optimizer.param_groups
@@ -207,13 +208,12 @@ def test_amp_optim_wrapper_is_resolved_and_without_a_gpu_not_run(tmp_path, title
         model = torch.nn.Linear(1, 1).cuda()
         assert build_optim_wrapper(model, wrapper).loss_scaler.is_enabled()
         return
-    print('no GPU: AmpOptimWrapper is resolved, and not run')
     use_amp(config, asked=False)
     assert config.optim_wrapper.type == 'CpuAmpOptimWrapper'
 
 
 def with_more(folder, title, snippet):
-    """The recipe's config with a snippet in a file that inherits it."""
+    """Return the recipe's config with a snippet in a file that inherits it."""
     name = make_workplace(folder, title)
     more = folder / 'my_configs' / 'more.py'
     more.write_text(f'_base_ = {Path(name).name!r}\n{snippet}')

@@ -1,7 +1,8 @@
-"""Whole detectors in the authors' format, through mmdet's `init_detector`.
+"""Load whole detectors in the authors' format through mmdet's `init_detector`.
 
-RetinaNet and Mask R-CNN of two archs are saved under official backbone keys, with the
-meta of mmcv 1.x, and loaded: they must see in a real image what they saw before.
+RetinaNet with tiny and Mask R-CNN with small are saved under official backbone keys,
+with the meta of mmcv 1.x, and loaded: they must see in a real image what they saw
+before.
 """
 
 from pathlib import Path
@@ -18,12 +19,10 @@ from mmcv.ops.nms import ext_module as nms_ops
 from mmdet.apis import inference_detector, init_detector
 from mmdet.evaluation import get_classes
 
+pytestmark = pytest.mark.slow
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'detection'
-NAMES = [
-    f'{method}_lit-{arch}_fpn_1x_coco'
-    for method in ('retinanet', 'mask-rcnn')
-    for arch in ('ti', 's')
-]
+# Each method and each family of archs.
+NAMES = ['retinanet_lit-ti_fpn_1x_coco', 'mask-rcnn_lit-s_fpn_1x_coco']
 META = dict(
     mmdet_version='2.11.0',
     CLASSES=tuple(get_classes('coco')),
@@ -34,7 +33,7 @@ META = dict(
 
 
 def config(name, dtype):
-    """The config as it is, but for a small scale and no more boxes than that needs."""
+    """Return the config with a small scale and no more boxes than that needs."""
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
     cfg.model.backbone.init_cfg = None
     cfg.test_dataloader.dataset.pipeline[1].scale = (256, 160)
@@ -49,7 +48,7 @@ def config(name, dtype):
 
 
 def source_detector(name, dtype):
-    """A detector of random weights that are nowhere at their start, nor shy."""
+    """Build a detector of random weights, away from their start, that finds things."""
     torch.manual_seed(0)
     with precision(dtype):
         model = init_detector(config(name, dtype), None, device='cpu')
@@ -72,7 +71,7 @@ def source_detector(name, dtype):
 
 @pytest.fixture
 def detections(data_root, monkeypatch):
-    """What a detector sees in an image: its predicted instances."""
+    """Return what predicts the instances of a detector in an image."""
     image = str(sorted((data_root / 'coco_tiny' / 'val2017').glob('*.jpg'))[0])
     suppress = nms_ops.nms
     # mmcv has this operation in float32 only.

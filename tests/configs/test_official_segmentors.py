@@ -1,4 +1,4 @@
-"""Segmentors in the authors' format, through mmseg's `init_model`.
+"""Load segmentors in the authors' format through mmseg's `init_model`.
 
 The authors' file has to give the maps that they computed from it. Whole segmentors of
 two archs are saved under official backbone keys, with the meta of mmcv 1.x, and
@@ -27,7 +27,7 @@ META = dict(
 
 
 def config(letter):
-    """The config as it is, but for a small scale."""
+    """Return the config with a small scale."""
     name = f'lit-{letter}_fpn_fpnhead_8xb2-80k_ade20k-512x512.py'
     cfg = config_helpers.load('segmentation', name)
     cfg.test_dataloader.dataset.pipeline[1].scale = (128, 64)
@@ -35,11 +35,8 @@ def config(letter):
 
 
 def micro_config():
-    """The config of small, with the arch of the authors' file."""
-    cfg = config('s')
-    cfg.model.backbone.arch = RELATIVE_MICRO
-    cfg.model.neck.in_channels = list(RELATIVE_MICRO['embed_dims'])
-    return cfg
+    """Return the config of small, with the arch of the authors' file."""
+    return config_helpers.shrink(config('s'), RELATIVE_MICRO)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +59,7 @@ def test_the_authors_file_gives_the_authors_maps(golden_root, dtype, tolerance):
 
 @pytest.fixture
 def logits(data_root):
-    """What a segmentor sees in an image: the score of each class at each pixel."""
+    """Return what gives the score of each class at each pixel of an image."""
     folder = data_root / 'ade_layout' / 'images' / 'validation'
     image = str(sorted(folder.glob('*.jpg'))[0])
 
@@ -73,6 +70,7 @@ def logits(data_root):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('letter', ['ti', 's'])
 def test_a_whole_segmentor_sees_what_it_saw(tmp_path, logits, letter):
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What the tests of detection's and of segmentation's configs share."""
+"""Load and build configs, and check what detection and segmentation share."""
 
 from importlib import import_module
 from pathlib import Path
@@ -23,12 +23,12 @@ OLD_KEYS = set(
 
 
 def load(kind, name):
-    """A config of `configs/<kind>`."""
+    """Return a config of `configs/<kind>`."""
     return Config.fromfile(CONFIGS / kind / name)
 
 
 def build(cfg):
-    """The model, from the registry of the config's scope."""
+    """Build the model from the registry of the config's scope."""
     scope = cfg.default_scope
     import_module(f'{scope}.utils').register_all_modules()
     init_default_scope(scope)
@@ -38,8 +38,24 @@ def build(cfg):
     return import_module(f'{scope}.registry').MODELS.build(cfg.model)
 
 
+def build_without_data(cfg):
+    """Build the model on the meta device: any size, in no time and no memory."""
+    with torch.device('meta'):
+        return build(cfg)
+
+
+def shrink(cfg, arch):
+    """Give a config's model another arch, and its neck or heads the channels of it."""
+    cfg.model.backbone.arch = arch
+    holder = cfg.model.get('neck') or cfg.model.decode_head
+    holder.in_channels = list(arch['embed_dims'])
+    if 'auxiliary_head' in cfg.model:
+        cfg.model.auxiliary_head.in_channels = arch['embed_dims'][2]
+    return cfg
+
+
 def noise(cfg, objects=(3, 2)):
-    """Two noisy 64x64 images for the training of a config's model, so many on each."""
+    """Return two noisy 64x64 training images with these numbers of objects."""
     if cfg.default_scope == 'mmdet':
         testing = import_module('mmdet.testing')
         head = cfg.model.get('roi_head') or cfg.model
@@ -64,14 +80,15 @@ def noise(cfg, objects=(3, 2)):
 
 
 def train_on(model, data, wrapped=None):
-    """One loss and its gradients; `wrapped` is the model in a wrapper, if it is."""
+    """Compute a loss and its gradients, through the wrapper if there is one."""
     data = model.data_preprocessor(data, True)
     loss, _ = model.parse_losses((wrapped or model)(**data, mode='loss'))
     loss.backward()
+    return loss
 
 
 def check_metafile(model, cfg, kind, name):
-    """What the metafile says of a config is what it is: size, data, length, batch."""
+    """Compare a config with its metafile: size, data, length, batch."""
     metafile = yaml.safe_load((CONFIGS / kind / 'metafile.yml').read_text())
     (entry,) = (m for m in metafile['Models'] if m['Config'].endswith(f'/{name}'))
     collections = {c['Name']: c['Metadata'] for c in metafile['Collections']}
@@ -87,7 +104,7 @@ def check_metafile(model, cfg, kind, name):
 
 
 def without_decay(model, cfg):
-    """Names of the parameters without weight decay, and all learning rates."""
+    """Return the names of parameters without weight decay, and all learning rates."""
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     assert type(wrapper.optimizer) is torch.optim.AdamW
     names = {id(p): name for name, p in model.named_parameters()}
@@ -102,7 +119,7 @@ def without_decay(model, cfg):
 
 
 def norms_of(model, kinds=(torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)):
-    """Names of the parameters of all norms in a model."""
+    """Return the names of the parameters of all norms in a model."""
     return {
         f'{name}.{kind}'
         for name, module in model.named_modules()
@@ -112,7 +129,7 @@ def norms_of(model, kinds=(torch.nn.LayerNorm, torch.nn.modules.batchnorm._Batch
 
 
 def check_tables(backbone, arch, sides):
-    """The position tables of stages 3 and 4 are those of grids of these sides."""
+    """Check that the position tables of stages 3 and 4 are for grids of these sides."""
     tables = 0
     for stage, side in zip(backbone.stages[2:], sides):
         for block in stage.blocks:

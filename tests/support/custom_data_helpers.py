@@ -1,4 +1,4 @@
-"""Reading docs/custom_data.md; making the data and checkpoints that it speaks of."""
+"""Read docs/custom_data.md; make the data and checkpoints that it speaks of."""
 
 import ast
 import json
@@ -23,7 +23,7 @@ PARTS = dict(circle='screw', triangle='nut', ring='washer')
 
 
 def section(title):
-    """The text of a `## title` of the document."""
+    """Return the text of a `## title` of the document."""
     (text,) = re.findall(
         rf'^## {title}$(.*?)(?=^## |\Z)', DOCUMENT.read_text(), re.M | re.S
     )
@@ -31,12 +31,12 @@ def section(title):
 
 
 def blocks(text, language):
-    """The fenced blocks of a language, without their fences."""
+    """Return the fenced blocks of a language, without their fences."""
     return re.findall(rf'^```{language}\n(.*?)^```$', text, re.M | re.S)
 
 
 def recipe(title):
-    """A recipe's steps, the name and text of its whole file, and what comes after."""
+    """Return a recipe's steps, its file's name and text, and what comes after."""
     steps, rest = [], blocks(section(title), 'python')
     while not rest[0].startswith('# my_configs/'):
         steps.append(rest.pop(0))
@@ -44,12 +44,12 @@ def recipe(title):
 
 
 def commands(title):
-    """The lines of the section's bash blocks."""
+    """Return the lines of the section's bash blocks."""
     return ''.join(blocks(section(title), 'bash')).splitlines()
 
 
 def settings(text, names=None):
-    """The variables that Python text assigns, given those of the texts before it."""
+    """Return the variables that Python text assigns, given those before it."""
     names = {} if names is None else names
     exec(text, names)
     assigned = [node.targets[0].id for node in ast.parse(text).body]
@@ -57,20 +57,20 @@ def settings(text, names=None):
 
 
 def add_up(texts):
-    """What steps assign, each merged into those before it as mmengine merges."""
+    """Merge what steps assign, each into those before it, as mmengine merges."""
     names = {}
     return reduce(lambda whole, text: merge(whole, settings(text, names)), texts, {})
 
 
 def merge(old, new):
-    """`new` over `old`: dicts key by key, everything else whole."""
+    """Put `new` over `old`: dicts key by key, everything else whole."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
 
 
 def replace(text, snippet):
-    """The text with the snippet's assignments in place of those of the same names."""
+    """Replace assignments of the text by the snippet's of the same names."""
     lines = text.splitlines()
     fresh = {n.targets[0].id: ast.unparse(n) for n in ast.parse(snippet).body}
     for node in reversed(ast.parse(text).body):
@@ -84,7 +84,7 @@ def replace(text, snippet):
 
 
 def make_workplace(folder, title):
-    """A checkout with the config where the document says, and the example's data.
+    """Make a checkout with the config where the document says, and its data.
 
     Returns:
         The path of the config, seen from `folder`.
@@ -122,7 +122,7 @@ def _lay_out_field(drawn, data):
 
 
 def make_checkpoint(path, base):
-    """A file of the base config's model in the authors' format; random weights.
+    """Save the base config's model in the authors' format, with random weights.
 
     Returns:
         The weights.
@@ -140,7 +140,7 @@ def make_checkpoint(path, base):
 
 
 def drop_outlines(folder):
-    """Leaves the boxes alone in the json files of the detection recipe."""
+    """Remove the outlines from the json files of the detection recipe."""
     for path in (folder / 'data' / 'parts').glob('*.json'):
         content = json.loads(path.read_text())
         for annotation in content['annotations']:

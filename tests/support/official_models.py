@@ -1,4 +1,4 @@
-"""Whole detectors and segmentors in the authors' format, made from built ones."""
+"""Save built detectors and segmentors in the authors' format."""
 
 from contextlib import contextmanager
 
@@ -18,7 +18,7 @@ def precision(dtype):
 
 
 def unsettle(model):
-    """Moves away from their start the weights and buffers that begin alike."""
+    """Move away from their start the weights and buffers that begin alike."""
     for key, value in model.state_dict().items():
         if key.endswith('running_mean'):
             value.normal_(0, 0.2)
