@@ -1,4 +1,4 @@
-"""mmengine's checkpoint hook for trainings that may be killed at any moment."""
+"""Save checkpoints of trainings that may be killed at any moment."""
 
 import contextlib
 from collections import deque
@@ -13,16 +13,8 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from ..checkpoints.atomic import remove_parts, write_whole
 from ..checkpoints.atomic_backend import BACKEND_ARGS
 from ..errors import CheckpointWriteError
-from .preemption import Termination
-from .random_state import set_random_state
-from .resume import (
-    KEY,
-    VALIDATED,
-    BatchIterator,
-    RestOfEpoch,
-    describe,
-    go_on,
-)
+from . import resume
+from .preemption import Preemption
 
 #: The checkpoint that SIGTERM leaves; the next one replaces it.
 INTERRUPTED = 'interrupted.pth'
@@ -39,23 +31,23 @@ class AtomicCheckpointHook(CheckpointHook):
         custom_imports = dict(imports=['mmlit'], allow_failed_imports=False)
         default_hooks = dict(checkpoint=dict(type='AtomicCheckpointHook', interval=1))
 
-    - Checkpoints appear whole or not at all, the best ones too; `last_checkpoint`
+    - Checkpoints, also the best ones, appear whole or not at all; `last_checkpoint`
       follows, and only then are superseded ones removed. So for a moment there is one
       more than `max_keep_ckpts`. A full disk ends the training with one sentence, and
-      what was there before stays.
-    - SIGTERM saves `interrupted.pth` after the iteration it comes in (in an evaluation
-      by one process, where the weights are saved already, at once) and ends with
-      status 75. `resume` then goes on with the next iteration of that epoch.
-    - The states of the random numbers are saved as well, and an evaluation that a kill
-      prevented is made up for: a resumed run does what the undisturbed one does.
-      docs/reliability.md says what that needs.
+      the earlier files stay.
+    - SIGTERM saves `interrupted.pth` after the current iteration (in a validation by
+      one process, where the weights are saved already, at once) and ends the process
+      with status 75. `resume` continues with the next iteration of that epoch.
+    - Random states are saved as well, and a validation that a kill prevented is done on
+      resuming: a resumed run gives the result of an undisturbed one, on the conditions
+      in docs/reliability.md.
 
     Checkpoints on other storage than local files are left to mmengine.
 
     Raises:
-        TypeError: An argument that `CheckpointHook` does not know. mmengine would find
-            that out at the first save.
-        CheckpointWriteError: The disk is full, say.
+        TypeError: An argument that `CheckpointHook` does not know (mmengine would
+            raise at the first save).
+        CheckpointWriteError: The disk is full, for example.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -64,21 +56,19 @@ class AtomicCheckpointHook(CheckpointHook):
             raise TypeError(
                 f'{type(self).__name__} got unknown arguments: {", ".join(self.args)}'
             )
-        self._termination = Termination()
-        self._loaded: Optional[Dict[str, Any]] = None
-        self._saved: Optional[Dict[str, Any]] = None
+        self._preemption = Preemption()
+        self._loaded_state: Optional[Dict[str, Any]] = None
+        self._state_to_save: Optional[Dict[str, Any]] = None
         self._saved_iter = -1
-        self._epoch_began = 0
+        self._epoch_start = 0
         self._batches_done = 0
 
-    # --- the course of a training -------------------------------------------------
-
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep what is of use if the run resumes from it."""
-        self._loaded = checkpoint.get(KEY)
+        """Keep the resume state, in case the run resumes from this checkpoint."""
+        self._loaded_state = checkpoint.get(resume.KEY)
 
     def before_train(self, runner: Runner) -> None:
-        """Clear away what killed runs left, and go on where the checkpoint was."""
+        """Clean up after killed runs, handle SIGTERM, and restore the resume state."""
         is_local = '://' not in str(self.out_dir or runner.work_dir)
         plain = self.backend_args in (None, {}, {'backend': 'local'})
         if is_local and plain and self.file_client_args is None:
@@ -87,148 +77,137 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_local and is_main_process():
             remove_parts(Path(self.out_dir))
             remove_parts(Path(runner.work_dir))
-        self._termination.watch()
-        self._prepare_loops(runner)
-        if runner.iter and self._loaded:
-            # Until an epoch begins: an evaluation that is made up for saves, too.
-            self._epoch_began = runner.iter
-            self._take_up(runner)
-            self._batches_done = go_on(runner, self._loaded)
-        self._loaded = None
+        self._preemption.install()
+        loop = runner.train_loop
+        for each in (loop, runner.val_loop):
+            self._preemption.shield_workers(getattr(each, 'dataloader', None))
+        if isinstance(loop, IterBasedTrainLoop) and not isinstance(
+            loop.dataloader_iterator, resume.BatchIterator
+        ):
+            # mmengine has started its workers already, unshielded: SIGTERM ends them,
+            # and the loop would fail at the next batch without this.
+            loop.dataloader_iterator = resume.BatchIterator(
+                loop.dataloader_iterator,
+                lambda random_state: self._before_iteration(runner, random_state),
+            )
+        if runner.iter and self._loaded_state:
+            # A validation done on resuming may save before an epoch begins.
+            self._epoch_start = runner.iter
+            last = runner.message_hub.runtime_info.get('last_ckpt')
+            step = runner.epoch if self.by_epoch else runner.iter
+            if last and Path(last).name == self.filename_tmpl.format(step):
+                self.last_ckpt = last  # It updates the checkpoint it belongs to.
+            self._batches_done = resume.restore(runner, self._loaded_state)
+        self._loaded_state = None
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Note where the epoch began."""
-        self._epoch_began = runner.iter - self._batches_done
+        """Note the iteration at which the epoch began."""
+        self._epoch_start = runner.iter - self._batches_done
         self._batches_done = 0
+
+    def _before_iteration(self, runner: Runner, random_state: Dict[str, Any]) -> None:
+        if self._preemption.requested_anywhere():
+            resume.set_random_state(random_state)
+            self._stop(runner, dict(epoch=runner.epoch, iter=runner.iter))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        """Save if it is time, and stop after a SIGTERM."""
+        """Save if it is due, and stop after SIGTERM."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         iteration = runner.iter + 1
         in_epochs = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        if in_epochs and iteration - self._epoch_began == _epoch_length(runner):
-            return  # The epoch is over: it is saved and stopped as such in a moment.
-        if self._termination.received_anywhere():
+        if in_epochs and iteration - self._epoch_start == _epoch_length(runner):
+            return  # `after_train_epoch`, which is next, saves and stops.
+        if self._preemption.requested_anywhere():
             self._stop(runner, dict(epoch=runner.epoch, iter=iteration))
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Save if it is time, and stop after a SIGTERM."""
+        """Save if it is due, and stop after SIGTERM."""
         loop = runner.train_loop
-        if isinstance(loop.dataloader, RestOfEpoch):
+        if isinstance(loop.dataloader, resume.RestOfEpoch):
             loop.dataloader = loop.dataloader.loader
-        self._epoch_began = runner.iter
+        self._epoch_start = runner.iter
         super().after_train_epoch(runner)
         if not isinstance(loop, EpochBasedTrainLoop):
-            return  # Its one epoch is the training, which is over.
-        if self._termination.received_anywhere():
+            return  # Its only epoch is the training, which is over.
+        if self._preemption.requested_anywhere():
             self._stop(runner, dict(epoch=runner.epoch + 1, iter=runner.iter))
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        """Stop after a SIGTERM where nothing is lost by it."""
-        # Several processes may differ in the number of their batches here.
+        """Stop after SIGTERM if the weights are saved already."""
+        # Several processes may have different numbers of batches here.
         alone = get_world_size() == 1
-        if alone and self._termination.received and self._saved_iter == runner.iter:
+        if alone and self._preemption.requested and self._saved_iter == runner.iter:
             self._stop(runner, {})
 
     def after_val_epoch(self, runner: Runner, metrics: Dict[str, float]) -> None:
-        """Save the best, and stop after a SIGTERM."""
-        runner.message_hub.update_info(VALIDATED, runner.iter)
+        """Save the best, and stop after SIGTERM."""
+        runner.message_hub.update_info(resume.VALIDATED, runner.iter)
         super().after_val_epoch(runner, metrics)
-        if self._termination.received_anywhere():
+        if self._preemption.requested_anywhere():
             self._stop(runner, dict(epoch=runner.epoch, iter=runner.iter))
 
     def after_train(self, runner: Runner) -> None:
-        """Publish what is to be published; SIGTERM ends the process again."""
+        """Publish checkpoints as mmengine does, and stop handling SIGTERM."""
         super().after_train(runner)
-        self._termination.unwatch()
-
-    def _prepare_loops(self, runner: Runner) -> None:
-        """Have SIGTERM lose nothing that comes while data are waited for."""
-        loop = runner.train_loop
-        for each in (loop, runner.val_loop):
-            self._termination.spare_workers(getattr(each, 'dataloader', None))
-        if isinstance(loop, IterBasedTrainLoop) and not isinstance(
-            loop.dataloader_iterator, BatchIterator
-        ):
-            # mmengine has started its workers already, and SIGTERM may end them.
-            loop.dataloader_iterator = BatchIterator(
-                loop.dataloader_iterator,
-                lambda random_state: self._before_iteration(runner, random_state),
-            )
-
-    def _before_iteration(self, runner: Runner, random_state: Dict[str, Any]) -> None:
-        if self._termination.received_anywhere():
-            set_random_state(random_state)
-            self._stop(runner, dict(epoch=runner.epoch, iter=runner.iter))
-
-    # --- saving -------------------------------------------------------------------
+        self._preemption.uninstall()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add what mmengine leaves out."""
-        if self._saved is not None:
-            checkpoint[KEY] = self._saved
+        """Add the resume state."""
+        if self._state_to_save is not None:
+            checkpoint[resume.KEY] = self._state_to_save
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Save, note, remove, where mmengine removes first and notes in place."""
+        """Save, then remove superseded ones (mmengine removes first)."""
         superseded: List[int] = []
         if self.max_keep_ckpts > 0:
             kept = list(self.keep_ckpt_ids)
             if kept[-1:] != [step]:
                 kept.append(step)
-            # In the file are those to be removed, too: mmengine removes all that are
-            # too many at the next start, should it not come to that here.
+            # The checkpoint also lists those to be removed: should a kill prevent it
+            # here, mmengine removes the excess at the next start.
             runner.message_hub.update_info('keep_ckpt_ids', kept)
             self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
             superseded = kept[: -self.max_keep_ckpts]
         self._write(runner, self.filename_tmpl.format(step), meta)
         if is_main_process():
-            names = [INTERRUPTED, *map(self.filename_tmpl.format, superseded)]
-            for name in names:
+            for name in (INTERRUPTED, *map(self.filename_tmpl.format, superseded)):
                 path = self.file_backend.join_path(self.out_dir, name)
                 if self.file_backend.isfile(path):
                     self.file_backend.remove(path)
                 elif self.file_backend.isdir(path):
                     self.file_backend.rmtree(path)
 
-    def _take_up(self, runner: Runner) -> None:
-        """Have an evaluation that is made up for complete its checkpoint, as usual."""
-        last = runner.message_hub.runtime_info.get('last_ckpt')
-        step = runner.epoch if self.by_epoch else runner.iter
-        if last and Path(last).name == self.filename_tmpl.format(step):
-            self.last_ckpt = last
-
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, float]) -> None:
-        removing_last = getattr(
-            self.file_backend, 'removing_last', contextlib.nullcontext
-        )
-        with removing_last(), self._naming_the_last_whole_one(runner):
+        backend, null = self.file_backend, contextlib.nullcontext
+        with getattr(backend, 'removing_last', null)(), self._write_errors(runner):
             super()._save_best_checkpoint(runner, metrics)
 
     @contextlib.contextmanager
-    def _naming_the_last_whole_one(self, runner: Runner) -> Iterator[None]:
-        """What cannot be written ends the training with what there is instead."""
+    def _write_errors(self, runner: Runner) -> Iterator[None]:
+        """Name the last whole checkpoint in the error of one that is not written."""
         try:
             yield
         except CheckpointWriteError:
             raise
         except OSError as error:
             note = Path(runner.work_dir) / 'last_checkpoint'
-            before = note.read_text() if note.exists() else 'none'
+            last = note.read_text() if note.exists() else 'none'
             raise CheckpointWriteError(
-                f'{error}; the last whole checkpoint, which resuming goes on from, is '
-                f'{before}'
+                f'{error}; resuming continues from the last whole checkpoint: {last}'
             ) from error
 
     def _write(self, runner: Runner, name: str, meta: dict) -> None:
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        self._saved = describe(meta['iter'] - self._epoch_began, _epoch_length(runner))
+        self._state_to_save = resume.make_resume_state(
+            meta['iter'] - self._epoch_start, _epoch_length(runner)
+        )
         try:
-            with self._naming_the_last_whole_one(runner):
+            with self._write_errors(runner):
                 runner.save_checkpoint(
                     self.out_dir,
                     name,
@@ -244,22 +223,22 @@ class AtomicCheckpointHook(CheckpointHook):
                     content = memoryview(str(self.last_ckpt).encode())
                     write_whole(note, content, True, lambda _: None)
         finally:
-            self._saved = None
+            self._state_to_save = None
         self._saved_iter = meta['iter']
 
     def _stop(self, runner: Runner, meta: dict) -> None:
-        """Leave the training so that it can be resumed."""
+        """Save unless that is done, and exit."""
         if meta and self._saved_iter != meta['iter']:
             self._write(runner, INTERRUPTED, meta)
-        barrier()  # The first to leave would have the others killed while they write.
-        self._termination.unwatch()
+        barrier()  # When the first leaves, launchers kill the others: all have written.
+        self._preemption.uninstall()
         runner.logger.warning(
             f'Stopped by SIGTERM after iteration {self._saved_iter}, with status '
-            f'{STOPPED}: resuming goes on from {self.last_ckpt}'
+            f'{STOPPED}: resuming continues from {self.last_ckpt}'
         )
         raise SystemExit(STOPPED)
 
 
 def _epoch_length(runner: Runner) -> int:
     loader = runner.train_loop.dataloader
-    return len(loader.loader if isinstance(loader, RestOfEpoch) else loader)
+    return len(loader.loader if isinstance(loader, resume.RestOfEpoch) else loader)

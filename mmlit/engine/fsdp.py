@@ -1,6 +1,6 @@
-"""LIT sharded between processes (FSDP), through mmengine's `FlexibleRunner`.
+"""Shard LIT between processes with FSDP, in mmengine's `FlexibleRunner`.
 
-Not imported by `import mmlit`: a config that wants it names it in `custom_imports`, as
+`import mmlit` does not import this: a config names it in `custom_imports`, as
 `configs/detection/mask-rcnn_lit-b_fpn_fsdp_1x_coco.py` does.
 """
 
@@ -18,8 +18,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
 from ..models.blocks import Block
 
-#: One file, of the layout that every other run writes. It is not offloaded to the CPU
-#: first: torch 2.13 dies of that where the CPU is the device (a tensor freed twice).
+#: One file in the layout of unsharded runs. It is not offloaded to the CPU first, of
+#: which torch 2.13 dies where the CPU is the device (a tensor is freed twice).
 WHOLE_CHECKPOINTS = dict(
     state_dict_type='FULL_STATE_DICT',
     state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
@@ -29,28 +29,27 @@ WHOLE_CHECKPOINTS = dict(
 
 @FUNCTIONS.register_module()
 def wrap_lit_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
-    """FSDP's ``auto_wrap_policy``: each block of LIT is a unit of its own.
+    """Make each block of LIT an FSDP unit, as an ``auto_wrap_policy``.
 
-    FSDP gathers the parameters of a unit when its ``forward`` is called. Blocks are
-    called in no other way; stages are (``emit``), and mmdet's and mmseg's heads
-    (``loss``, ``predict``). All of that is in the outermost unit.
+    FSDP gathers the parameters of a unit when its ``forward`` is called. Only blocks
+    are called in no other way; stages (``emit``) and the heads of mmdet and mmseg
+    (``loss``, ``predict``) stay in the outermost unit.
     """
     return recurse or isinstance(module, Block)
 
 
 @STRATEGIES.register_module()
 class LITFSDPStrategy(FSDPStrategy):
-    """mmengine's FSDPStrategy, set for LIT, with checkpoints that resume.
+    """mmengine's FSDPStrategy, set up for LIT, with checkpoints that resume.
 
     In configs: ``runner_type = 'FlexibleRunner'`` and
-    ``strategy = dict(type='LITFSDPStrategy')``. It runs on GPUs over NCCL and, to be
-    tried, on CPUs over gloo. The weights in its checkpoints are those of an unsharded
-    run, for ``tools/test.py`` or ``load_from`` in any; the optimizer's state is under
-    names and resumes in a sharded run, of any number of processes.
+    ``strategy = dict(type='LITFSDPStrategy')``. It runs on GPUs over NCCL and, for a
+    trial, on CPUs over gloo. The weights in its checkpoints load in any run; the
+    optimizer's state resumes in a sharded run of any number of processes.
 
     Args:
-        model_wrapper: Arguments of mmengine's ``MMFullyShardedDataParallel``, on top
-            of a unit for each block (``auto_wrap_policy``).
+        model_wrapper: Arguments of mmengine's ``MMFullyShardedDataParallel``, besides
+            a unit for each block (``auto_wrap_policy``).
         state_dict_cfg: As in ``FSDPStrategy``; ``None`` is one whole file.
         kwargs: Those of ``FSDPStrategy``.
     """
@@ -68,11 +67,8 @@ class LITFSDPStrategy(FSDPStrategy):
         if get_device() == 'cpu':
             wrapper['device_id'] = 'cpu'  # mmengine's own is the number of a GPU
         wrapper.update(model_wrapper or {})
-        super().__init__(
-            model_wrapper=wrapper,
-            state_dict_cfg=state_dict_cfg or WHOLE_CHECKPOINTS,
-            **kwargs,
-        )
+        whole = state_dict_cfg or WHOLE_CHECKPOINTS
+        super().__init__(model_wrapper=wrapper, state_dict_cfg=whole, **kwargs)
 
     def load_model_state_dict(self, state_dict: Dict[str, Any], **kwargs: Any) -> None:
         """Load the weights into the shards; see ``FSDPStrategy``."""
@@ -92,12 +88,12 @@ class LITFSDPStrategy(FSDPStrategy):
         self.optim_wrapper.load_state_dict(shards)
 
     def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
-        """Save a file, which until then is what it was before; see ``FSDPStrategy``."""
+        """Save a file whole or not at all; see ``FSDPStrategy``."""
         if '://' in filename or not self._is_full_state_dict():
             super().save_checkpoint(filename, **kwargs)
             return
-        # FlexibleRunner keeps `AtomicCheckpointHook`'s backend to itself. Of this name
-        # the hook removes what killed runs left.
+        # FlexibleRunner ignores the hook's backend_args, so write atomically here; the
+        # hook cleans up stale *.part files.
         path = Path(filename)
         part = path.with_name(f'.{path.name}.part')
         try:

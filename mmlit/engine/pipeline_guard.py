@@ -1,4 +1,4 @@
-"""A pipeline around a pipeline: it names the file that the inner one fails on."""
+"""Wrap a data pipeline so that failures name the offending file."""
 
 import logging
 from typing import Callable, List, Optional, Sequence, Union
@@ -12,37 +12,35 @@ from mmengine.registry import TRANSFORMS
 from ..arguments import check_bool, check_int
 from ..errors import BrokenSampleError, spell_error
 
-#: Failures one after the other that no longer are the fault of single files.
-IN_A_ROW = 10
-#: So many of the ids that are no classes are named.
-NAMED = 8
+#: Consecutive failures that end a training: the fault is not in single files.
+MAX_CONSECUTIVE = 10
+#: Maximum number of invalid class ids listed in an error.
+MAX_LISTED = 8
 
 
 @TRANSFORMS.register_module()
 class PipelineGuard(BaseTransform):
-    """Runs transforms, and names the file of the image that they fail on.
+    """Run transforms, and name the file of the image on which they fail.
 
-    What OpenCV, Pillow and numpy raise on a broken image or mask mostly does not say
-    which, and ends a training that has run for hours. With ``skip`` such an image is
-    left out with a warning instead: where a pipeline returns ``None``, mmengine's data
-    sets take another image at random. Ten in a row are no single files any more, and
-    end the training, as each one does without ``skip``.
+    Errors of OpenCV, Pillow and numpy on a broken image or mask mostly do not say
+    which, and end a training that has run for hours. With ``skip`` such an image is
+    left out with a warning: the guard returns ``None``, for which mmengine's datasets
+    load another image at random. Ten failures in a row end the training.
 
-    ``tools/train.py`` and ``tools/test.py`` put it around the pipelines of a config
-    by themselves; for other tools write ``pipeline=[dict(type='PipelineGuard',
-    transforms=pipeline)]``.
+    ``tools/train.py`` and ``tools/test.py`` wrap the pipelines of a config; for other
+    tools write ``pipeline=[dict(type='PipelineGuard', transforms=pipeline)]``.
 
     Args:
         transforms: The pipeline.
-        skip: Leave out what fails, as fits training; ``False`` fits validation, whose
-            figures would be those of other images.
-        num_classes: The classes of a segmentor. A mask with an id beyond them then
-            fails by its name, where the loss would raise an ``IndexError`` (on a GPU,
-            end the process). ``None`` does not look.
-        ignore_index: The id that the loss leaves out.
+        skip: Leave out samples that fail, as fits training; ``False`` fits validation,
+            whose metrics would be those of other images.
+        num_classes: The classes of a segmentor. Masks with ids beyond them then fail
+            here by name, not as an ``IndexError`` in the loss (on a GPU, an abort).
+            ``None`` does not check.
+        ignore_index: The id that the loss ignores.
 
     Raises:
-        TypeError, ValueError: An argument is none of these.
+        TypeError, ValueError: An argument has another type or value.
         BrokenSampleError: Ten images failed in a row; without ``skip``, one did.
     """
 
@@ -59,66 +57,52 @@ class PipelineGuard(BaseTransform):
             check_int('num_classes', num_classes, 1)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self._failed = 0
+        self._failures = 0
 
     @property
     def transforms(self) -> List[Callable]:
-        """What is guarded, in order."""
+        """The wrapped transforms, in order."""
         return self.pipeline.transforms
 
     def transform(self, results: dict) -> Optional[dict]:
-        """What the transforms make of an image; ``None`` where it is left out."""
+        """Return what the transforms return; ``None`` for a sample to leave out."""
         name = results.get('img_path', 'an image without img_path')
         mask = results.get('seg_map_path')
         try:
             packed = self.pipeline(results)
             self._check_mask(packed)
         except Exception as error:  # A transform may raise anything.
-            said = f'{name}{f" with the mask {mask}" if mask else ""} fails: '
-            said += spell_error(error)
-            self._failed += 1
+            mask = f' with the mask {mask}' if mask else ''
+            text = f'{name}{mask} fails: {spell_error(error)}'
+            self._failures += 1
             if not self.skip:
-                raise BrokenSampleError(said) from error
-            if self._failed == IN_A_ROW:
-                raise BrokenSampleError(
-                    f'{IN_A_ROW} images in a row cannot be used, the last one: {said}'
-                ) from error
-            print_log(f'Left out of training: {said}', 'current', level=logging.WARNING)
+                raise BrokenSampleError(text) from error
+            if self._failures == MAX_CONSECUTIVE:
+                text = f'{MAX_CONSECUTIVE} images in a row fail, the last one: {text}'
+                raise BrokenSampleError(text) from error
+            print_log(f'Left out of training: {text}', 'current', level=logging.WARNING)
             return None
-        self._failed = 0
+        self._failures = 0
         return packed
 
     def _check_mask(self, packed: Optional[dict]) -> None:
-        """Does a mask fit its image, as resized or as in the file, and the classes?
-
-        If not, the loss would fail, in a batch in which nobody finds the image.
-        """
+        """Check a mask's size and ids, whose faults the loss would not attribute."""
         image = (packed or {}).get('inputs')
         sample = (packed or {}).get('data_samples')
         mask = getattr(sample, 'gt_sem_seg', None)
         if not isinstance(image, torch.Tensor) or mask is None:
             return
+        # Masks are resized with the image in training, but not in validation.
         sizes = tuple(image.shape[-2:]), tuple(sample.metainfo.get('ori_shape', ()))
         if tuple(mask.shape) not in sizes:
-            raise ValueError(
-                'the mask is of another size: {1}x{0} px, the image {3}x{2}'.format(
-                    *mask.shape, *image.shape[-2:]
-                )
-            )
+            text = 'the mask is of another size: {1}x{0} px, the image {3}x{2}'
+            raise ValueError(text.format(*mask.shape, *image.shape[-2:]))
         if self.num_classes is None:
             return
         ids = mask.data[mask.data != self.ignore_index]
-        beyond = ids[(ids < 0) | (ids >= self.num_classes)]
-        if beyond.numel():
+        invalid = ids[(ids < 0) | (ids >= self.num_classes)]
+        if invalid.numel():
             raise ValueError(
                 f'the mask has ids beyond the {self.num_classes} classes, as they are '
-                f'after loading: {beyond.unique()[:NAMED].tolist()}'
+                f'after loading: {invalid.unique()[:MAX_LISTED].tolist()}'
             )
-
-
-def unguarded(transforms: Sequence[Callable]) -> List[Callable]:
-    """The transforms of a pipeline, those inside of guards in their place."""
-    flat = []
-    for step in transforms:
-        flat += step.transforms if isinstance(step, PipelineGuard) else [step]
-    return flat

@@ -1,105 +1,122 @@
-"""What mmengine leaves out when it resumes, for a run that goes on as if undisturbed.
+"""Resume a training exactly: random numbers, batches of the epoch, due validation.
 
-mmengine restores weights, optimizer, schedules and counters. Not restored are the
-random numbers; an epoch that was stopped in the middle begins anew, though its
-iterations count as done; and an evaluation that was due is left out.
+mmengine restores weights, optimizer, schedules and counters. It does not restore the
+random numbers, restarts an interrupted epoch although its iterations count as done, and
+skips a validation that was due.
 """
 
+import random
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
+import numpy as np
+import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from .random_state import get_random_state, set_random_state
-
-#: Where a checkpoint holds what `describe` returns.
+#: Key of a checkpoint that holds what `make_resume_state` returns.
 KEY = 'resumption'
-#: Where the message hub holds the iteration after which a model was last evaluated.
+#: Key of the message hub that holds the iteration of the last validation.
 VALIDATED = 'validated_iter'
 
 
-def describe(batches_done: int, epoch_length: int) -> Dict[str, Any]:
-    """What a checkpoint needs on top of mmengine's; called in all processes.
+def get_random_state() -> Dict[str, Any]:
+    """Return Python's, numpy's, torch's and CUDA's, as `torch.load` reads safely."""
+    version, numbers, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    state = dict(
+        python=[version, torch.tensor(numbers), gauss],
+        numpy=[name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        torch=torch.get_rng_state(),
+    )
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state()
+    return state
 
-    Args:
-        batches_done: How many batches of an epoch are done that is not over.
-        epoch_length: How many it has.
-    """
+
+def set_random_state(state: Dict[str, Any]) -> None:
+    """Restore what `get_random_state` returned."""
+    version, numbers, gauss = state['python']
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    # A checkpoint may be loaded to the GPU, and generators take bytes on the CPU.
+    torch.set_rng_state(state['torch'].cpu())
+    if 'cuda' in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'].cpu())
+
+
+def make_resume_state(batches_done: int, epoch_length: int) -> Dict[str, Any]:
+    """Return what a checkpoint needs besides mmengine's; call it in all processes."""
     states: List[dict] = all_gather_object(get_random_state())
     return dict(
         batches_done=batches_done, epoch_length=epoch_length, random_states=states
     )
 
 
-def go_on(runner: Runner, found: Dict[str, Any]) -> int:
-    """Continue where the checkpoint was written that holds `found`.
+def restore(runner: Runner, state: Dict[str, Any]) -> int:
+    """Continue from a checkpoint's `make_resume_state`.
 
-    Called in all processes before the first epoch, when mmengine has resumed, and an
-    iteration-based loop has a `BatchIterator`.
-
-    Returns:
-        How many batches of the first epoch are done already.
+    Call it in all processes when mmengine has resumed, before the first epoch; an
+    iteration-based loop must have a `BatchIterator` by then. Returns the number of
+    batches of the first epoch that are done already.
     """
     loop = runner.train_loop
-    states = found['random_states']
-    if len(states) == get_world_size():
-        set_random_state(states[get_rank()])
+    random_states = state['random_states']
+    if len(random_states) == get_world_size():
+        set_random_state(random_states[get_rank()])
     if isinstance(loop, IterBasedTrainLoop):
         _validate_if_due(runner, runner.iter)
-        # onedl-mmengine can go on without dropping.
-        at_once = getattr(loop, 'fast_forward_on_resume', False)
-        to_drop = 0 if at_once else runner.iter
+        # onedl-mmengine can skip batches without loading them.
+        skips = getattr(loop, 'fast_forward_on_resume', False)
+        to_drop = 0 if skips else runner.iter
         loop.dataloader_iterator.resume(to_drop, get_random_state())
         return 0
     if not isinstance(loop, EpochBasedTrainLoop):
         return 0
-    done, length = found['batches_done'], len(loop.dataloader)
+    done, length = state['batches_done'], len(loop.dataloader)
     if not done:
         _validate_if_due(runner, runner.epoch)
         return 0
-    if found['epoch_length'] != length or done >= length:
+    if state['epoch_length'] != length or done >= length:
         print_log(
-            f'The checkpoint is from the middle of an epoch of {found["epoch_length"]} '
-            f'iterations, and this run has {length}: the epoch begins anew',
+            f'The checkpoint is from an epoch of {state["epoch_length"]} iterations, '
+            f'but an epoch has {length} now: it is restarted',
             logger='current',
         )
         return 0
     print_log(
-        f'Epoch {runner.epoch + 1} goes on: {done} of its {length} iterations are '
+        f'Epoch {runner.epoch + 1} continues: {done} of its {length} iterations are '
         'done, and the log counts the rest of them from 1',
         logger='current',
     )
     sampler = loop.dataloader.sampler
     if hasattr(sampler, 'seed'):
-        # Without a seed in the config the run has another one now, and the data
-        # another order; mmengine restores the seed too late for them.
+        # Without a seed in the config this run has drawn another one, which orders the
+        # data differently; mmengine restores the seed too late for the sampler.
         sampler.seed = runner.seed
     loop.dataloader = RestOfEpoch(loop.dataloader, done, get_random_state())
     return done
 
 
 def _validate_if_due(runner: Runner, progress: int) -> None:
-    """Evaluate where the stop came between the checkpoint and the evaluation."""
-    loop = runner.train_loop
-    if runner.val_loop is None:
-        return
-    if runner.message_hub.runtime_info.get(VALIDATED) == runner.iter:
+    """Validate if the run ended between the checkpoint and its validation."""
+    loop, validated = runner.train_loop, runner.message_hub.runtime_info.get(VALIDATED)
+    if runner.val_loop is None or validated == runner.iter:
         return
     loop._decide_current_val_interval()  # as both loops do before they decide
     last = loop.max_iters if isinstance(loop, IterBasedTrainLoop) else loop.max_epochs
     if progress >= loop.val_begin and (
         progress % loop.val_interval == 0 or progress == last
     ):
-        print_log('The checkpoint was not evaluated: doing it now', logger='current')
+        print_log('The checkpoint was not validated: doing it now', logger='current')
         runner.val_loop.run()
 
 
 class RestOfEpoch:
-    """A data loader without the first batches, for an epoch stopped in the middle.
+    """A data loader that drops the batches of an epoch that are done already.
 
-    They are loaded and dropped, so that what follows is what would have followed. All
-    but the iteration and the length is the loader's own.
+    It loads them, so that the others are those of an uninterrupted epoch.
     """
 
     def __init__(self, loader: Any, done: int, random_state: Dict[str, Any]):
@@ -122,16 +139,15 @@ class RestOfEpoch:
 
 
 class BatchIterator:
-    """The batches of an iteration-based loop, which itself drops those done before.
+    """The batches of an iteration-based loop, which itself drops those done already.
 
-    Loading them draws random numbers in a process without workers, so the state is
-    restored in front of the first batch that counts.
+    Loading these draws random numbers, unless there are worker processes; the random
+    state is restored in front of the first batch that counts.
 
     Args:
         batches: The loop's own iterator.
-        before_iteration: Called with the state of the random numbers in front of a
-            batch, when that batch is there or could not be had: what it raises counts
-            for more than what loading did.
+        before_iteration: Called with the random state from before a batch, when it is
+            loaded or has failed to load; its error takes precedence.
     """
 
     def __init__(self, batches: Any, before_iteration: Callable[[dict], None]):
@@ -140,12 +156,9 @@ class BatchIterator:
         self._to_drop = 0
         self._random_state: Optional[Dict[str, Any]] = None
 
-    def resume(self, done: int, random_state: Dict[str, Any]) -> None:
-        """`done` batches will be dropped; then the state is to be this one."""
-        self._to_drop, self._random_state = done, random_state
-
-    def __iter__(self) -> 'BatchIterator':
-        return self
+    def resume(self, to_drop: int, random_state: Dict[str, Any]) -> None:
+        """Expect `to_drop` batches to be dropped, then restore the random state."""
+        self._to_drop, self._random_state = to_drop, random_state
 
     def __next__(self) -> Any:
         if self._to_drop > 0:
@@ -164,6 +177,6 @@ class BatchIterator:
         return batch
 
     def skip_iter(self, number: int) -> None:
-        """How onedl-mmengine drops them, without loading."""
+        """Skip batches without loading them, as onedl-mmengine does."""
         self._batches.skip_iter(number)
         self._to_drop = 0

@@ -97,8 +97,8 @@ def test_one_training_through_everything(tmp_path):
     assert run.finish() == 1
     assert resumed(run.output) == done
     assert run.lines[-1].startswith('train.py: ')
-    assert 'pth cannot be written: File too large; the last whole' in run.lines[-1]
-    assert run.lines[-1].endswith(f'is {work_dir}/{INTERRUPTED}\n')
+    assert 'pth cannot be written: File too large; resuming' in run.lines[-1]
+    assert run.lines[-1].endswith(f'checkpoint: {work_dir}/{INTERRUPTED}\n')
     assert 'Traceback' not in run.output and not list(work_dir.glob('.*'))
     assert progress(work_dir) == done
 

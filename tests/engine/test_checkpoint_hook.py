@@ -1,11 +1,9 @@
-"""A training stopped anywhere and resumed is the undisturbed one; no file is torn."""
+"""AtomicCheckpointHook: a run that is stopped and resumed equals an undisturbed one."""
 
-import contextlib
 import errno
 import multiprocessing
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -113,20 +111,9 @@ def test_sigterm_while_waiting_for_data(tmp_path, by_epoch, loop):
     check_same_end(straight, second)
 
 
-@pytest.mark.parametrize('moment', [('val', 2 * EPOCH), ('evaluated', 3 * EPOCH)])
-def test_an_evaluation_that_a_kill_prevented_is_made_up_for(tmp_path, moment):
-    options = dict(save_best='score', rule='greater')
-    straight = build(tmp_path / 'straight', **options)
-    straight.train()
-    folder = tmp_path / 'killed'
-    killed(build(folder, at=(moment, kill), **options))
-    second = build(folder, resume=True, **options)
-    second.train()
-    check_same_end(straight, second)
-    assert files(folder) == files(tmp_path / 'straight')
-
-
-MADE_UP_FOR = {
+IN_VALIDATION = {
+    'a kill': [(('val', 2 * EPOCH), kill)],
+    'a kill in the last': [(('evaluated', 3 * EPOCH), kill)],
     'stops': [(('val', EPOCH), terminate)] * 2,
     'stops in the next one': [(('val', 2 * EPOCH), terminate)] * 2,
     'kills': [(('val', EPOCH), kill), (('train', EPOCH + 1), kill)],
@@ -134,9 +121,9 @@ MADE_UP_FOR = {
 }
 
 
-@pytest.mark.parametrize('moments', MADE_UP_FOR.values(), ids=MADE_UP_FOR)
-def test_what_is_saved_in_an_evaluation_that_is_made_up_for(tmp_path, moments):
-    """It belongs to no epoch: the next one is run whole."""
+@pytest.mark.parametrize('moments', IN_VALIDATION.values(), ids=IN_VALIDATION)
+def test_a_validation_that_was_prevented_is_done_on_resuming(tmp_path, moments):
+    """What is saved in it belongs to no epoch: the next one is run whole."""
     options = dict(save_best='score', rule='greater')
     straight = build(tmp_path / 'straight', **options)
     straight.train()
@@ -165,7 +152,7 @@ def test_two_stops_in_one_epoch(tmp_path):
     check_same_end(straight, runner)
 
 
-def test_another_length_begins_the_epoch_anew(tmp_path, monkeypatch):
+def test_another_length_restarts_the_epoch(tmp_path, monkeypatch):
     folder = tmp_path / 'shorter'
     stopped(build(folder, at=(('train', EPOCH + 1), terminate)))
     monkeypatch.setattr('support.toy_resuming.Noisy.__len__', lambda self: IMAGES - 2)
@@ -199,8 +186,8 @@ def test_it_loads_with_weights_only_everywhere(tmp_path):
 # --- files ------------------------------------------------------------------------
 
 
-def test_what_is_superseded_goes_last(tmp_path, monkeypatch):
-    """At no time is there no whole checkpoint, and the note names one that is there."""
+def test_superseded_checkpoints_are_removed_last(tmp_path, monkeypatch):
+    """There is a whole checkpoint at any time, and `last_checkpoint` names one."""
     folder = tmp_path / 'watched'
     moments = []
 
@@ -225,80 +212,40 @@ def test_what_is_superseded_goes_last(tmp_path, monkeypatch):
     assert files(folder)[-1:] == ['epoch_3.pth'] and len(files(folder)) == 2
 
 
-@contextlib.contextmanager
-def small_disk(folder, size):
-    """A file system of its own where one can be mounted."""
-    folder.mkdir()
-    mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True)
-    except OSError as error:
-        pytest.skip(f'no mount here: {error}')
-    if done.returncode:
-        pytest.skip(f'no tmpfs can be mounted here: {done.stderr.strip()}')
-    try:
-        yield
-    finally:
-        subprocess.run(['umount', '-l', str(folder)], check=True)
-
-
-def test_a_full_disk(tmp_path):
-    disk = tmp_path / 'disk'
-
-    def fill():
-        # The logs still fit, a checkpoint does not.
-        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-        (disk / 'filler').write_bytes(bytes(free - 30_000))
-
-    with small_disk(disk, '1m'):
-        folder = disk / 'run'
-        options = dict(max_keep_ckpts=1, save_best='score', rule='greater')
-        full = build(folder, at=(('train', EPOCH), fill), **options)
-        with pytest.raises(CheckpointWriteError) as error:
-            full.train()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        said = str(error.value)
-        assert 'epoch_2.pth cannot be written: No space left on device' in said
-        assert said.endswith(f'which resuming goes on from, is {folder}/epoch_1.pth')
-        assert noted(folder).name == 'epoch_1.pth'
-        assert read_checkpoint(noted(folder))['meta']['epoch'] == 1
-        assert not list(folder.glob('.*')), 'a part was left'
-        # Once there is room it goes on, and ends as it would have.
-        (disk / 'filler').unlink()
-        resumed = build(folder, resume=True, **options)
-        resumed.train()
-        straight = build(tmp_path / 'straight', **options)
-        straight.train()
-        check_same_end(straight, resumed)
-
-
-def test_no_room_for_the_best(tmp_path, monkeypatch):
+@pytest.mark.parametrize('name', ['epoch_2', 'best_score_epoch_2'])
+def test_a_full_disk(tmp_path, monkeypatch, name):
+    """The error names the last whole checkpoint, from which the run can resume."""
     real = WholeFileBackend.put
 
-    def full(self, content, path):
-        if 'best_' in str(path):
-            raise OSError(errno.ENOSPC, f'{path} cannot be written')
+    def put(self, content, path):
+        if Path(path).stem == name:
+            raise OSError(errno.ENOSPC, 'No space left on device', str(path))
         real(self, content, path)
 
-    monkeypatch.setattr(WholeFileBackend, 'put', full)
-    folder = tmp_path / 'a'
-    with pytest.raises(CheckpointWriteError) as error:
-        build(folder, save_best='score', rule='greater').train()
+    folder, options = tmp_path / 'full', dict(save_best='score', rule='greater')
+    options.update(max_keep_ckpts=1)
+    with monkeypatch.context() as patch, pytest.raises(CheckpointWriteError) as error:
+        patch.setattr(WholeFileBackend, 'put', put)
+        build(folder, **options).train()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    assert 'best_score_epoch_1.pth cannot be written' in str(error.value)
-    assert str(error.value).endswith(f'goes on from, is {folder}/epoch_1.pth')
+    last = noted(folder)
+    assert last.name == f'epoch_{1 if name == "epoch_2" else 2}.pth'
+    assert f"'{folder}/{name}.pth'; resuming continues" in str(error.value)
+    assert str(error.value).endswith(f'from the last whole checkpoint: {last}')
+    read_checkpoint(last)
+    resumed = build(folder, resume=True, **options)
+    resumed.train()
+    straight = build(tmp_path / 'straight', **options)
+    straight.train()
+    check_same_end(straight, resumed)
 
 
-def test_parts_of_killed_runs_are_cleared_away(tmp_path):
-    folder = tmp_path / 'a'
-    folder.mkdir()
-    stale, living = folder / '.epoch_7.pth.part', folder / '.epoch_8.pth.part'
+def test_parts_of_killed_runs_are_removed(tmp_path):
+    stale = tmp_path / 'a' / '.epoch_7.pth.part'
+    stale.parent.mkdir()
     stale.write_bytes(b'half')
-    fcntl = pytest.importorskip('fcntl')
-    with living.open('wb') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        build(folder, epochs=1).train()
-        assert not stale.exists() and living.exists()
+    build(tmp_path / 'a', epochs=1).train()
+    assert not stale.exists()
 
 
 def test_an_unknown_argument_is_told_at_once():

@@ -1,4 +1,4 @@
-"""A loss that is no number ends the training, and says where it came from."""
+"""FiniteLossHook ends a training with a NaN or infinite loss, and names the images."""
 
 import math
 import re
@@ -116,7 +116,7 @@ def test_many_images_are_cut_short(monkeypatch):
 
     samples = [BaseDataElement(metainfo=dict(img_id=i)) for i in range(10)]
     assert _name_images(dict(a=[samples])).endswith('5, 6, 7 and 2 more')
-    assert _name_images(dict(inputs=[torch.ones(1)])) == 'images unknown'
+    assert _name_images(dict(inputs=[torch.ones(1)])) == 'unknown images'
 
 
 @pytest.mark.parametrize('wrong', [0, 1.5, True, None])
