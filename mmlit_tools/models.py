@@ -50,7 +50,8 @@ def build_model(config: Config) -> nn.Module:
         raise ModelError(
             f'the model of {config.filename} cannot be built: {spell_error(error)}'
         ) from error
-    return model.eval()
+    model.eval()  # mmdet's backbones return nothing here.
+    return model
 
 
 def without_pretrained(config: Any) -> Any:

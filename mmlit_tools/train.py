@@ -73,8 +73,8 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     checks.add_argument(
         '--check-val',
         action='store_true',
-        help='load each validation image and mask once first, and stop if one is '
-        'broken: an evaluation would, after hours of training',
+        help='check the validation data alone first: an evaluation would stop at a '
+        'broken image after hours of training',
     )
     add_runner_options(parser)
     return parser.parse_args(arguments)
@@ -90,14 +90,9 @@ def check_data(config: Config, args: argparse.Namespace) -> None:
             f'{option} would run in every process of a distributed training: run '
             'tools/check_data.py CONFIG before it'
         )
-    if args.check_data:
-        from mmlit_tools.data.check import stop_at_errors
+    from mmlit_tools.data.check import LOADERS, stop_at_errors
 
-        stop_at_errors(config)
-    else:
-        from mmlit_tools.data.validation import check_validation
-
-        check_validation(config)
+    stop_at_errors(config, list(LOADERS) if args.check_data else ['val_dataloader'])
 
 
 def use_amp(config: Config, asked: bool) -> None:

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Measures LIT beside other backbones, alone or in whole networks: time, memory, MACs.
+"""Measure LIT beside other backbones, alone or in whole networks: time, memory, MACs.
 
     python tools/benchmark.py --models lit-s lit-s:eager lit-ti swin-t pvt-s r50
     python tools/benchmark.py --models lit-s swin-t --sizes 512 800 1056 --mode train
@@ -26,14 +25,18 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from mmlit_tools.benchmark.figures import complete_rows, fit_memory
+from mmlit.errors import UserError
+from mmlit_tools.benchmark.bench import Bench, memory_obstacle
 from mmlit_tools.benchmark.measure import describe_machine, use_threads
-from mmlit_tools.benchmark.models import DTYPES, Settings, Spec, parse_model
+from mmlit_tools.benchmark.models import DTYPES, Settings, parse_model
 from mmlit_tools.benchmark.plots import draw_plots
-from mmlit_tools.benchmark.report import write_report
-from mmlit_tools.benchmark.run import Bench, memory_obstacle
-from mmlit_tools.benchmark.tables import make_table
-from mmlit_tools.configs import check_least, stop
+from mmlit_tools.benchmark.report import (
+    complete_rows,
+    fit_memory,
+    make_table,
+    write_report,
+)
+from mmlit_tools.cli import check_least, command
 
 MIN_SIDE = 32
 FILE_WIDTH = 200
@@ -41,24 +44,21 @@ DEFAULT_MODELS = ('lit-s', 'lit-ti', 'swin-t', 'pvt-s', 'r50')
 DEFAULT_SHAPE = (800, 1344)
 
 
+@command('benchmark.py')
 def main(arguments: list[str] | None = None) -> None:
-    """Measures what the command line asks for and writes the reports."""
-    args = parse_arguments(arguments)
-    settings = Settings(
-        mode=args.mode,
-        batch=args.batch,
-        dtype=args.dtype,
-        device=args.device,
-        threads=args.threads,
-        with_cp=args.with_cp,
-    )
+    """Measure what the command line asks for and write the reports."""
+    args = parse_args(arguments)
+    shared = ('mode', 'batch', 'dtype', 'device', 'threads', 'with_cp')
+    settings = Settings(**{name: getattr(args, name) for name in shared})
     use_threads(args.threads)
     try:
         report = run(args, settings)
     except KeyboardInterrupt:
-        stop(f'interrupted; the image sizes done so far are in {args.out_dir}')
+        raise UserError(
+            f'interrupted; the image sizes done so far are in {args.out_dir}'
+        ) from None
     except OSError as error:
-        stop(f'--out-dir {args.out_dir}: {error}')
+        raise UserError(f'--out-dir {args.out_dir}: {error}') from error
     # In a file, the table need not fit a narrow screen.
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     console.print(make_table(report))
@@ -69,20 +69,16 @@ def main(arguments: list[str] | None = None) -> None:
         names += draw_plots(report, args.out_dir)
     print(f'Written to {args.out_dir}: {", ".join(names)}')
     if not any(row['seconds'] for row in report['rows']):
-        stop('nothing could be measured; the notes above say why')
+        raise UserError('nothing could be measured; the notes above say why')
 
 
 def run(args: argparse.Namespace, settings: Settings) -> dict:
-    """Measures all shapes; writes the reports after each, so that none is lost."""
+    """Measure all shapes; write the reports after each, so that none is lost."""
     obstacle = None if args.no_memory else memory_obstacle(settings)
+    rounds = {key: getattr(args, key) for key in ('repeat', 'warmup', 'matmul_size')}
     report = dict(
         machine=describe_machine(settings),
-        settings=dict(
-            **vars(settings),
-            repeat=args.repeat,
-            warmup=args.warmup,
-            matmul_size=args.matmul_size,
-        ),
+        settings=dict(**vars(settings), **rounds),
         notes=[obstacle] if obstacle else [],
     )
     rows = []
@@ -90,9 +86,7 @@ def run(args: argparse.Namespace, settings: Settings) -> dict:
         bench = Bench(
             args.models,
             settings,
-            repeat=args.repeat,
-            warmup=args.warmup,
-            matmul_size=args.matmul_size,
+            **rounds,
             with_memory=not (args.no_memory or obstacle),
             progress=progress,
             shapes=len(args.shape),
@@ -108,8 +102,8 @@ def run(args: argparse.Namespace, settings: Settings) -> dict:
     return report
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line, checked; a mistake ends the program with one line."""
+def parse_args(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line, and check it."""
     parser = argparse.ArgumentParser(
         description=__doc__.split('\n\n')[0],
         epilog='More at the top of the file and in tools/README.md.',
@@ -160,14 +154,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help='default: work_dirs/benchmark in the current folder',
     )
     args = parser.parse_args(arguments)
-    try:
-        _check(args)
-    except ValueError as error:
-        stop(str(error))
-    return args
-
-
-def _check(args: argparse.Namespace) -> None:
     for name in ('batch', 'threads', 'repeat', 'matmul_size'):
         check_least(f'--{name.replace("_", "-")}', getattr(args, name), 1)
     check_least('--warmup', args.warmup, 0)
@@ -177,19 +163,16 @@ def _check(args: argparse.Namespace) -> None:
         check_least('an image side in pixels,', side, MIN_SIDE)
     args.shape = list(dict.fromkeys(shapes)) or [DEFAULT_SHAPE]
     args.models = [parse_model(text) for text in args.models]
-    _check_unique(args.models)
+    labels = [spec.label for spec in args.models]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f'model {label} is named twice')
     _check_device(args.device)
     try:
         args.out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f'--out-dir {args.out_dir}: {error.strerror}') from error
-
-
-def _check_unique(specs: list[Spec]) -> None:
-    labels = [spec.label for spec in specs]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ValueError(f'model {label} is named twice')
+        raise UserError(f'--out-dir {args.out_dir}: {error.strerror}') from error
+    return args
 
 
 def _check_device(name: str) -> None:
@@ -198,10 +181,6 @@ def _check_device(name: str) -> None:
     except RuntimeError:
         kind = None
     if kind not in ('cpu', 'cuda'):
-        raise ValueError(f'--device must be cpu or cuda[:N], got {name!r}')
+        raise UserError(f'--device must be cpu or cuda[:N], got {name!r}')
     if kind == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(f'--device {name}: torch sees no GPU here')
-
-
-if __name__ == '__main__':
-    main()
+        raise UserError(f'--device {name}: torch sees no GPU here')

@@ -1,8 +1,8 @@
-"""Parameters and multiply-accumulates (MACs) of a network, by stated formulas.
+"""Count parameters and multiply-accumulates (MACs), by stated formulas.
 
-Counters of torch's operators see neither a deformable convolution nor an attention
-kernel of one's own. So the count is taken from the shapes that go into and come out of
-modules: it is that of the mathematics, whatever kernel computes it.
+From the shapes of modules' inputs and outputs, whatever kernel computes them: in eager
+mode torch's FlopCounterMode sees neither mmcv's operators on a GPU nor those of
+`torch.ops.mmlit`, which only compiled and exported networks go through.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ KINDS = ('linear', 'convolution', 'deformable', 'attention')
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of parameters, frozen ones included."""
+    """Count the parameters, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_macs(model: nn.Module, forward: Callable[[], object]) -> dict[str, int]:
-    """Counts the multiply-accumulates of one forward pass.
+    """Count the multiply-accumulates of one forward pass.
 
     Args:
         model: The network.

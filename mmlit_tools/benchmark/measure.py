@@ -1,4 +1,4 @@
-"""Time and memory of steps, and the machine they ran on."""
+"""Measure time and memory of steps; describe the machine."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mmlit.errors import UserError, spell_error
 from mmlit_tools.benchmark.models import DTYPES, Settings, Spec
 from mmlit_tools.benchmark.steps import Step
 
-MEMORY_SCRIPT = Path(__file__).with_name('memory.py')
+MEMORY_COMMAND = (sys.executable, '-m', 'mmlit_tools.benchmark.memory')
 DISTRIBUTIONS = (
     *('mmlit', 'torch', 'mmcv', 'mmengine', 'mmdet', 'mmsegmentation', 'numpy'),
     *('onedl-mmcv', 'onedl-mmengine', 'onedl-mmdetection', 'onedl-mmsegmentation'),
@@ -31,22 +32,21 @@ DISTRIBUTIONS = (
 MIB = 2**20
 
 
-class StepError(Exception):
-    """A model cannot be measured; the message says why, in one line."""
+class StepError(UserError, RuntimeError):
+    """A model cannot be measured."""
 
 
-def reason(error: Exception) -> str:
-    """The first line of an exception, for the notes below a table."""
-    first = (str(error).strip().splitlines() or [''])[0][:200]
-    return first if isinstance(error, StepError) else f'{type(error).__name__}: {first}'
+def spell_failure(error: Exception) -> str:
+    """Return an error in one line, for the notes below a table."""
+    return str(error) if isinstance(error, UserError) else spell_error(error)
 
 
 def use_threads(count: int) -> None:
-    """Sets torch's CPU threads, if they are not so many already.
+    """Set the number of torch's CPU threads, unless it is the present one.
 
-    The call alone, whatever the number, makes MKL keep threads ready inside torch's
-    own: fused attention, which multiplies small matrices there, took 1.4 times as long
-    (torch 2.13). `OMP_NUM_THREADS` has no such effect.
+    Any call makes MKL keep threads ready inside torch's own: fused attention, which
+    multiplies small matrices there, took 1.4 times as long (torch 2.13).
+    `OMP_NUM_THREADS` has no such effect.
     """
     if count != torch.get_num_threads():
         torch.set_num_threads(count)
@@ -58,7 +58,7 @@ def time_rounds(
     device: str,
     advance: Callable[[], None],
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Times steps in turns, A B A B ..., so that a slow minute hits all of them.
+    """Time steps in turns, A B A B ..., so that a slow minute hits all of them.
 
     Args:
         steps: By name; warmed up.
@@ -78,9 +78,8 @@ def time_rounds(
                 gc.collect()
                 try:
                     seconds[name].append(_time(step, device))
-                # Whatever a model raises is its own row's matter.
-                except Exception as error:
-                    failures[name] = reason(error)
+                except Exception as error:  # A failing step must not end the others.
+                    failures[name] = spell_failure(error)
             advance()
     return {k: v for k, v in seconds.items() if k not in failures}, failures
 
@@ -100,7 +99,7 @@ def _time(step: Callable[[], None], device: str) -> float:
 
 
 def make_matmul(size: int, dtype: str, device: str) -> Callable[[], None]:
-    """A multiplication of two square matrices of this size, as a step."""
+    """Return a step that multiplies two square matrices of this size."""
     a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
     out = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=out)
@@ -109,7 +108,7 @@ def make_matmul(size: int, dtype: str, device: str) -> Callable[[], None]:
 def cpu_memory(
     spec: Spec, shape: tuple[int, int], settings: Settings
 ) -> dict[str, int | bool]:
-    """Bytes that one step takes, measured in a fresh process (`benchmark_memory`).
+    """Measure the memory of one step in bytes, in a fresh process (`memory.py`).
 
     Returns:
         `before`: resident set with the model built; `peak`: peak resident set of the
@@ -120,11 +119,8 @@ def cpu_memory(
         StepError: The process failed.
     """
     asked = dict(spec=asdict(spec), shape=shape, settings=asdict(settings))
-    done = subprocess.run(
-        [sys.executable, str(MEMORY_SCRIPT), json.dumps(asked)],
-        capture_output=True,
-        text=True,
-    )
+    command = [*MEMORY_COMMAND, json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         hint = ' (out of memory?)' if name == 'SIGKILL' else ''
@@ -136,7 +132,7 @@ def cpu_memory(
 
 
 def cuda_memory(step: Step, device: str) -> dict[str, int | bool]:
-    """As `cpu_memory`, from CUDA's allocator; other models' weights do not count."""
+    """Measure as `cpu_memory` by CUDA's allocator, without other models' weights."""
     weights = _bytes_of(step.model)
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -153,7 +149,7 @@ def _bytes_of(model: nn.Module) -> int:
 
 
 def describe_machine(settings: Settings) -> dict:
-    """What the figures depend on besides the models."""
+    """Return what the figures depend on besides the models."""
     text = _read('/proc/cpuinfo')
     model = re.search(r'^model name\s*: (.*)$', text, re.MULTILINE)
     memory = re.search(r'^MemTotal:\s*(\d+) kB', _read('/proc/meminfo'), re.MULTILINE)

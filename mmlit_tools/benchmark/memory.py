@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
-"""Measures the memory of one step in this process, which was started for it.
+"""Measure the memory of one step in this process, which was started for it.
 
-`benchmark.py` calls it with what to measure as JSON, and reads JSON from its last
-line. The resident set comes from /proc: `ru_maxrss` of a child process starts at the
-peak of its parent.
+`measure.cpu_memory` passes JSON as the argument and reads JSON from the last line. The
+resident set comes from /proc: `ru_maxrss` of a child process starts at the peak of its
+parent.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import re
 import sys
 from pathlib import Path
 
-from mmlit_tools.benchmark.measure import use_threads
+from mmlit_tools.benchmark.measure import spell_failure, use_threads
 from mmlit_tools.benchmark.models import Settings, Spec, build_model
 from mmlit_tools.benchmark.steps import Step
 
 
 def main() -> None:
-    """Builds the model, runs one step, prints what the step took in bytes."""
+    """Build the model, run one step, print its memory in bytes."""
     asked = json.loads(sys.argv[1])
     settings = Settings(**asked['settings'])
     use_threads(settings.threads)
@@ -35,8 +34,7 @@ def main() -> None:
         before = _status('VmRSS')
         step()
     except Exception as error:
-        first = (str(error).strip().splitlines() or [''])[0]
-        sys.exit(f'{type(error).__name__}: {first}')
+        sys.exit(spell_failure(error))
     top = _status('VmHWM')
     figures = dict(before=before, peak=max(built, top), above=top - before, reset=reset)
     print(json.dumps(figures))
@@ -48,7 +46,7 @@ def _status(key: str) -> int:
 
 
 def _reset_peak() -> bool:
-    """Makes VmHWM start again from now, where the system permits it."""
+    """Restart VmHWM from now, where the system permits it."""
     before = _status('VmHWM')
     with contextlib.suppress(OSError):
         Path('/proc/self/clear_refs').write_text('5')

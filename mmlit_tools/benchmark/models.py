@@ -1,34 +1,28 @@
-"""The models that `benchmark.py` knows, and what they are measured with.
+"""Parse and build the models that the benchmark measures.
 
 A model is a LIT backbone, one of mmdet's own backbones, or the whole detector or
-segmentor of a config. mmdet and mmseg are imported only for what is theirs.
+segmentor of a config. mmdet and mmseg are imported only for their own models.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.registry import Registry
+from mmengine.config import Config
 from torch import nn
 
-from mmlit import LIT
+from mmlit.errors import UserError, spell_error
 from mmlit.ops.attention import KERNELS
-from mmlit_tools.configs import EXTRAS
+from mmlit_tools import models
+from mmlit_tools.configs import import_scope, known_scope
 
 LIT_ARCHS = {'lit-ti': 'tiny', 'lit-s': 'small', 'lit-m': 'medium', 'lit-b': 'base'}
 #: Reference size of LIT's bias tables: that of the detection configs.
 LIT_IMG_SIZE = 800
-#: mmdet's own classes with the settings of its configs, but for what would keep parts
-#: of a network out of training: all of each backbone is trained, all four levels
-#: come out.
+#: mmdet's classes with the settings of its configs, except those that freeze parts:
+#: each backbone trains all its weights and emits all four levels.
 PEERS = {
     'swin-t': dict(type='SwinTransformer', drop_path_rate=0.2),
     'pvt-s': dict(type='PyramidVisionTransformer', num_layers=[3, 4, 6, 3]),
@@ -49,7 +43,7 @@ class Settings:
         mode: 'forward' (evaluation mode, no gradients) or 'train' (forward and
             backward pass).
         batch: Images per step.
-        dtype: A key of `DTYPES`; the half precision ones mean autocast.
+        dtype: A key of `DTYPES`; half precision means autocast.
         device: torch's name of the device.
         threads: CPU threads of torch.
         with_cp: Gradient checkpointing of LIT's blocks.
@@ -86,25 +80,25 @@ class Spec:
 
     @property
     def label(self) -> str:
-        """What tables and plots call it."""
+        """Name in tables and plots."""
         name = Path(self.name).stem if self.scope else self.name
         kernel = f':{self.kernel}' if self.kernel else ''
         return name + kernel + (f'@{self.dtype}' if self.dtype else '')
 
     def adapt(self, settings: Settings) -> Settings:
-        """The run's settings for this model."""
+        """Return the run's settings for this model."""
         return replace(settings, dtype=self.dtype or settings.dtype)
 
 
 def parse_model(text: str) -> Spec:
-    """The model that a word of the command line means.
+    """Return the model that a word of the command line means.
 
     Raises:
-        ValueError: No such model, config file, kernel or dtype.
+        UserError: No such model, config file, kernel or dtype.
     """
     name, _, dtype = text.partition('@')
     if '@' in text and dtype not in DTYPES:
-        raise ValueError(
+        raise UserError(
             f'model {text}: dtype {dtype!r} is unknown; valid: {", ".join(DTYPES)}'
         )
     kernel = None
@@ -112,7 +106,7 @@ def parse_model(text: str) -> Spec:
         name, _, kernel = name.rpartition(':')
     kernels = list(dict.fromkeys(['auto', *KERNELS]))
     if kernel is not None and kernel not in kernels:
-        raise ValueError(
+        raise UserError(
             f'model {text}: kernel {kernel!r} is unknown; valid: {", ".join(kernels)}'
         )
     if name.endswith('.py'):
@@ -122,98 +116,45 @@ def parse_model(text: str) -> Spec:
         backbone, scope = 'LIT' if name in LIT_ARCHS else name, None
     else:
         valid = ', '.join((*LIT_ARCHS, *PEERS))
-        raise ValueError(f'model {text!r} is unknown; valid: {valid}, or a config .py')
+        raise UserError(f'model {text!r} is unknown; valid: {valid}, or a config .py')
     if kernel is not None and backbone != 'LIT':
-        raise ValueError(f'model {text}: only LIT has kernels, {backbone} has none')
+        raise UserError(f'model {text}: only LIT has kernels, {backbone} has none')
     return Spec(name, kernel, scope, dtype or None)
 
 
 def _read_config(path: str) -> Config:
-    """A config of something that can be measured."""
     if not Path(path).is_file():
-        raise ValueError(f'model {path}: there is no such file')
+        raise UserError(f'model {path}: there is no such file')
     try:
         config = Config.fromfile(path)
     # A config is Python, and its bases may be of a package that is not installed.
     except Exception as error:
-        first = (str(error).strip().splitlines() or [''])[0]
-        raise ValueError(
-            f'model {path}: the config cannot be read ({type(error).__name__}: {first})'
+        raise UserError(
+            f'model {path}: the config cannot be read ({spell_error(error)})'
         ) from error
-    scope = config.get('default_scope')
-    if scope not in EXTRAS or 'backbone' not in config.get('model', {}):
-        raise ValueError(
-            f'model {path}: measured are configs with a model.backbone and a '
-            f'default_scope out of {", ".join(EXTRAS)}, this one has {scope!r}'
-        )
+    known_scope(config)
     return config
 
 
 def build_model(spec: Spec, settings: Settings) -> nn.Module:
-    """Builds a model with random weights, ready for steps of this kind.
+    """Build a model with random weights, ready for steps of this kind.
 
     Raises:
-        ValueError: The kernel is not available here.
-        ImportError: It is of mmdet or mmseg, which is not installed.
+        UserError: The kernel, mmdet or mmseg is not available here.
     """
-    torch.manual_seed(0)
     if spec.scope:
-        model = _build_network(spec, settings)
-    elif spec.name in PEERS:
-        model = _models_of('mmdet').build(PEERS[spec.name])
+        config = _read_config(spec.name)
+        backbone = config.model.backbone
     else:
-        model = LIT(
-            LIT_ARCHS[spec.name],
-            img_size=LIT_IMG_SIZE,
-            with_cp=settings.with_cp,
-            attn_kernel=spec.kernel or 'auto',
-        )
-    with without_log():
-        model.init_weights()
-    # Not in one line: mmdet's backbones return nothing from `train`.
-    model.to(settings.device).train(settings.training)
+        lit = dict(type='LIT', arch=LIT_ARCHS.get(spec.name), img_size=LIT_IMG_SIZE)
+        scope = 'mmdet' if spec.name in PEERS else None
+        config = dict(model=PEERS.get(spec.name, lit), default_scope=scope)
+        config = Config(config, cfg_text=spec.name, filename=spec.name)
+        backbone = config.model
+    if backbone.type == 'LIT':
+        backbone.with_cp = settings.with_cp
+        backbone.attn_kernel = spec.kernel or 'auto'
+    import_scope(config)
+    model = models.build_model(config).to(settings.device)
+    model.train(settings.training)  # mmdet's backbones return nothing here.
     return model
-
-
-@contextlib.contextmanager
-def without_log() -> Iterator[None]:
-    """Silences what is logged up to warnings."""
-    # mmengine logs every parameter, mmdet warns that there are no trained weights.
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _build_network(spec: Spec, settings: Settings) -> nn.Module:
-    config = _read_config(spec.name).model
-    model = ConfigDict(without_pretrained(config.to_dict()))
-    if model.backbone.type == 'LIT':
-        model.backbone.with_cp = settings.with_cp
-        model.backbone.attn_kernel = spec.kernel or 'auto'
-    return _models_of(spec.scope).build(model)
-
-
-def _models_of(scope: str) -> Registry:
-    """The models of mmdet or mmseg; names in a config are from now on its own."""
-    if find_spec(scope) is None:
-        extra = f'mmlit[{EXTRAS[scope]}]'
-        raise ImportError(f'{scope} is not installed: pip install "{extra}"')
-    import_module(f'{scope}.utils').register_all_modules(init_default_scope=True)
-    return import_module(f'{scope}.registry').MODELS
-
-
-def without_pretrained(config):
-    """A copy of a model's config that asks for no weights."""
-    if isinstance(config, (list, tuple)):
-        return [without_pretrained(entry) for entry in config]
-    if not isinstance(config, dict):
-        return config
-    if config.get('type') == 'Pretrained':
-        return None
-    return {
-        key: without_pretrained(value)
-        for key, value in config.items()
-        if key != 'pretrained'
-    }

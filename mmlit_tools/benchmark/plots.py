@@ -1,4 +1,4 @@
-"""The plots of `benchmark.py`: latency and memory against image size."""
+"""Plot latency and memory against image size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mmlit.checkpoints.atomic import write_whole
-from mmlit_tools.benchmark.tables import MIB, describe_run
+from mmlit_tools.benchmark.report import MIB, describe_run
 
 # Okabe and Ito's palette, without its yellow: told apart by colour-blind readers, also
 # by marker and dash where there are more models than colours.
@@ -21,7 +21,7 @@ DPI = 120
 
 
 def draw_plots(report: dict, folder: Path) -> list[str]:
-    """Draws `latency.png` and, where memory was measured, `memory.png`.
+    """Draw `latency.png` and, where memory was measured, `memory.png`.
 
     Returns:
         The names of the files.
@@ -33,7 +33,10 @@ def draw_plots(report: dict, folder: Path) -> list[str]:
     drawn = []
     for name, label, value, spread in plots:
         if any(value(row) is not None for row in report['rows']):
-            _draw(report, label, value, spread, folder / name)
+            figure, picture = _draw(report, label, value, spread), io.BytesIO()
+            figure.savefig(picture, dpi=DPI, format='png')
+            content = memoryview(picture.getvalue())
+            write_whole(folder / name, content, True, lambda _: None)
             drawn.append(name)
     return drawn
 
@@ -55,8 +58,7 @@ def _draw(
     label: str,
     value: Callable[[dict], float | None],
     spread: Callable[[dict], tuple[float, float]] | None,
-    path: Path,
-) -> None:
+) -> Figure:
     figure = Figure(figsize=(8.5, 5.2), layout='constrained')
     axis = figure.subplots()
     models = list(dict.fromkeys(row['model'] for row in report['rows']))
@@ -92,14 +94,8 @@ def _draw(
     axis.legend()
     step, _, rest = describe_run(report['settings']).partition(': ')
     figure.suptitle(f'{step}\n{rest}', fontsize=10)
-    _save(figure, path)
+    return figure
 
 
 def _side(row: dict) -> float:
     return math.sqrt(row['height'] * row['width'])
-
-
-def _save(figure: Figure, path: Path) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=DPI, format='png')
-    write_whole(path, memoryview(picture.getvalue()), True, lambda _: None)

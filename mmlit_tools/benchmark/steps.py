@@ -1,4 +1,4 @@
-"""One step of a model that `benchmark.py` measures: forward, in training also back.
+"""Run one step of a model: forward, in training also backward.
 
 Images, weights and ground truth are random, and the same in every run.
 """
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mmlit_tools.benchmark.models import DTYPES, Settings
+from mmlit_tools.benchmark.samples import detection_samples, segmentation_samples
 
 OBJECTS_PER_IMAGE = 8
-#: Of the pixels, in the ground truth of a segmentor.
-UNLABELLED_SHARE = 0.1
+#: Share of the pixels in the ground truth of a segmentor.
+IGNORED_SHARE = 0.1
 
 
 class Step:
@@ -42,7 +43,7 @@ class Step:
         self._compute = COMPUTES[scope](model, images, settings.training)
 
     def forward(self) -> Tensor | None:
-        """The forward pass; in training, returns the loss."""
+        """Run the forward pass; in training, return the loss."""
         device, dtype = torch.device(self._settings.device), self._settings.dtype
         with torch.set_grad_enabled(self._settings.training), torch.autocast(
             device.type, DTYPES[dtype], enabled=dtype != 'float32'
@@ -50,7 +51,7 @@ class Step:
             return self._compute()
 
     def __call__(self) -> None:
-        """The whole step; in training, with the backward pass."""
+        """Run the whole step; in training, with the backward pass."""
         loss = self.forward()
         if self._settings.training:
             loss.backward()
@@ -67,7 +68,7 @@ def _compute_backbone(
         levels = model(images)
         if not training:
             return None
-        # A weight per channel: a gradient unlike any other, at no cost in memory.
+        # One weight per channel: no two gradients are alike, at no cost in memory.
         means = (level.mean((2, 3), dtype=torch.float32) for level in levels)
         return sum((mean * weights[: mean.shape[1]]).mean() for mean in means)
 
@@ -77,9 +78,7 @@ def _compute_backbone(
 def _compute_detector(
     model: nn.Module, images: Tensor, training: bool
 ) -> Callable[[], Tensor | None]:
-    from mmlit_tools.benchmark.detection import make_samples
-
-    samples = make_samples(images, OBJECTS_PER_IMAGE)
+    samples = detection_samples(images, OBJECTS_PER_IMAGE)
 
     def compute():
         if training:
@@ -93,9 +92,7 @@ def _compute_detector(
 def _compute_segmentor(
     model: nn.Module, images: Tensor, training: bool
 ) -> Callable[[], Tensor | None]:
-    from mmlit_tools.benchmark.segmentation import make_samples
-
-    samples = make_samples(images, model.num_classes, UNLABELLED_SHARE)
+    samples = segmentation_samples(images, model.num_classes, IGNORED_SHARE)
     infos = [sample.metainfo for sample in samples]
 
     def compute():
@@ -108,7 +105,7 @@ def _compute_segmentor(
     return compute
 
 
-#: What makes the computation of a step, by scope; None: of a backbone alone.
+#: Makers of a step's computation, by scope; None: of a backbone alone.
 COMPUTES = {
     None: _compute_backbone,
     'mmdet': _compute_detector,

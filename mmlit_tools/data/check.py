@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.registry import DATASETS
 
-from mmlit.errors import spell_error
-from mmlit_tools.configs import stop, unwrap
+from mmlit.errors import UserError, spell_error
+from mmlit_tools.configs import unwrap
 from mmlit_tools.data.coco import check_coco
 from mmlit_tools.data.config import check_config
 from mmlit_tools.data.findings import SHOWN, WORKERS, Findings, look_at_all
@@ -18,24 +20,34 @@ LOADERS = dict(train_dataloader='training data', val_dataloader='validation data
 
 
 def stop_at_errors(
-    config: Config, workers: int = WORKERS, shown: int = SHOWN, quick: bool = False
+    config: Config, loaders: Sequence[str] = tuple(LOADERS), **options: int
 ) -> None:
-    """Print the findings in the config's data; end the program at errors."""
-    reports = check_data(config, workers, shown, quick)
+    """Print the findings in the config's data, see `check_data`.
+
+    Raises:
+        UserError: There are errors among them.
+    """
+    reports = check_data(config, loaders, **options)
     for report in reports:
         print('\n'.join(report.lines()), flush=True)
     errors = sum(len(report.errors) for report in reports)
     if errors:
-        stop(f'{errors} kind{"s" * (errors > 1)} of errors in the data, see above')
+        kinds = f'{errors} kind{"s" * (errors > 1)}'
+        raise UserError(f'{kinds} of errors in the data, see above')
 
 
 def check_data(
-    config: Config, workers: int = WORKERS, shown: int = SHOWN, quick: bool = False
+    config: Config,
+    loaders: Sequence[str] = tuple(LOADERS),
+    workers: int = WORKERS,
+    shown: int = SHOWN,
+    quick: bool = False,
 ) -> list[Findings]:
     """Check the training and validation data of a config.
 
     Args:
         config: Resolved, its scope's modules registered (`configs.read_config`).
+        loaders: The dataloaders to check, keys of `LOADERS`.
         workers: Threads that read files.
         shown: How many findings of a kind are named; the rest is counted.
         quick: Read headers of images alone.
@@ -44,8 +56,8 @@ def check_data(
         The findings of each dataset, also of each inside a wrapper.
     """
     reports = []
-    for key, title in LOADERS.items():
-        loader = config.get(key)
+    for key in loaders:
+        loader, title = config.get(key), LOADERS[key]
         if not loader:
             continue
         parts = list(unwrap(loader['dataset']))
@@ -56,7 +68,7 @@ def check_data(
             _check_part(part, config, findings, workers, quick, training)
             reports.append(findings)
     if not reports:
-        stop(f'the config has neither {" nor ".join(LOADERS)}: nothing to check')
+        raise UserError(f'the config has no {" or ".join(loaders)}: nothing to check')
     return reports
 
 

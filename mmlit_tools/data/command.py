@@ -16,20 +16,25 @@ from __future__ import annotations
 
 import argparse
 
-from mmlit_tools.configs import add_config_options, read_config
+from mmlit_tools.cli import add_config_options, command, positive
+from mmlit_tools.configs import read_config
 from mmlit_tools.data.check import stop_at_errors
-from mmlit_tools.data.findings import SHOWN, WORKERS, positive
+from mmlit_tools.data.findings import SHOWN, WORKERS
 
 
+@command('check_data.py')
 def main(arguments: list[str] | None = None) -> None:
     """Check the data that the command line asks for."""
     args = parse_args(arguments)
-    stop_at_errors(read_config(args), args.workers, args.show, args.quick)
+    options = dict(workers=args.workers, shown=args.show, quick=args.quick)
+    stop_at_errors(read_config(args), **options)
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Check the data of a config.')
+    parser = argparse.ArgumentParser(
+        'check_data.py', description='Check the data of a config.'
+    )
     add_config_options(parser)
     parser.add_argument(
         '--workers',

@@ -17,13 +17,17 @@ import numpy as np
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from rich.progress import track
 
-from mmlit_tools.configs import add_config_options, read_config, stop
-from mmlit_tools.data.findings import positive
+from mmlit.errors import UserError
+from mmlit_tools.cli import add_config_options, command, positive
+from mmlit_tools.configs import read_config
 
 
+@command('draw_data.py')
 def main(arguments: list[str] | None = None) -> None:
     """Draw the data that the command line asks for."""
-    parser = argparse.ArgumentParser(description='Draw the training data of a config.')
+    parser = argparse.ArgumentParser(
+        'draw_data.py', description='Draw the training data of a config.'
+    )
     add_config_options(parser)
     parser.add_argument('dir', type=Path, help='folder to write, made where missing')
     parser.add_argument(
@@ -36,7 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     config = read_config(args)
     if config.get('train_dataloader') is None or config.get('visualizer') is None:
-        stop('the config has no train_dataloader, or no visualizer to draw with')
+        raise UserError(
+            'the config has no train_dataloader, or no visualizer to draw with'
+        )
     init_default_scope(config.get('default_scope', 'mmengine'))
     dataset = DATASETS.build(config.train_dataloader.dataset)
     # Without backends, which would want a work folder.

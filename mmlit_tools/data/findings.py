@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -113,11 +112,3 @@ def look_at_all(
         for batch, looks in zip(batches, results):
             yield from zip(batch, looks)
             bar.advance(task, len(batch))
-
-
-def positive(text: str) -> int:
-    """Return a number of the command line that must be at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{value} must be at least 1')
-    return value

@@ -14,9 +14,9 @@ from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 from torch.export import Dim
 
-from mmlit_tools.benchmark.models import without_log
 from mmlit_tools.export.dtm import FORMS, set_form
 from mmlit_tools.export.parts import MIN_SIDE, PARTS, TRACED_SIZE, Part
+from mmlit_tools.models import without_log
 
 INPUT = 'image'
 #: The oldest operators that torch's exporter writes by itself.

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from mmlit.archs import PATCH_SIZE
 from mmlit.models.lit import MIN_IMG_SIZE
 from mmlit.weights.families import summary
-from mmlit_tools.benchmark.models import without_log, without_pretrained
 from mmlit_tools.configs import EXTRAS
 from mmlit_tools.convert.command import class_names, weights_of
+from mmlit_tools.models import without_log, without_pretrained
 
 #: What the heads put out, by the scope of the config; a list has one per level.
 HEADS = {

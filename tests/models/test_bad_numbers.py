@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mmlit import LIT
-from support.bad_models import FPN, MASK_RCNN, MICRO, RETINANET, UPERNET, micro
 from support.kernels import ON_CPU
+from support.micro_models import FPN, MASK_RCNN, MICRO, RETINANET, UPERNET, micro
 
 SCOPES = {'detection': 'mmdet', 'segmentation': 'mmseg'}
 WRONG = [float('nan'), float('inf'), -float('inf')]

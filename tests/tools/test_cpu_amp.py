@@ -104,7 +104,7 @@ def test_a_detector_trains(wrap, name):
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
 
-    from mmlit_tools.benchmark.detection import make_samples
+    from mmlit_tools.benchmark.samples import detection_samples
 
     register_all_modules()
     torch.manual_seed(0)
@@ -121,7 +121,7 @@ def test_a_detector_trains(wrap, name):
     )
     before = [len(module._forward_hooks) for module in model.modules()]
     with wrapper.optim_context(model):
-        losses = model(images, make_samples(images, 3), mode='loss')
+        losses = model(images, detection_samples(images, 3), mode='loss')
         loss, _ = model.parse_losses(losses)
     assert dtypes == {torch.bfloat16}
     assert loss.isfinite()

@@ -1,4 +1,4 @@
-"""One image shape after the other: memory, counts, warm-up, rounds in turns."""
+"""Measure all models at one image shape after the other."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from rich.progress import Progress
 from torch import nn
 
+from mmlit.errors import UserError
 from mmlit_tools.benchmark.macs import count_macs, count_parameters
 from mmlit_tools.benchmark.measure import (
-    StepError,
     cpu_memory,
     cuda_memory,
     make_matmul,
-    reason,
+    spell_failure,
     time_rounds,
 )
 from mmlit_tools.benchmark.models import Settings, Spec, build_model
@@ -66,13 +66,13 @@ class Bench:
         self._unbuilt: dict[Spec, str] = {}
 
     def measure(self, shape: tuple[int, int]) -> list[dict]:
-        """Measures all models on images of (height, width) pixels.
+        """Measure all models on images of (height, width) pixels.
 
         Returns:
             A dict per model: `model`, `height`, `width`; `parameters` and `macs` (by
             kind, of the whole batch); `seconds` of each round; `memory`, see
             `cpu_memory`; `matmul` (seconds by dtype, of the same rounds); `notes`,
-            why something is missing. What is missing is None or empty.
+            the reasons of missing figures, which are None or empty.
         """
         rows, steps = {}, {}
         for spec in self._specs:
@@ -88,9 +88,8 @@ class Bench:
             )
             try:
                 steps[spec] = self._prepare(spec, shape, row)
-            # Whatever a model raises is its own row's matter.
-            except Exception as error:
-                row['notes'].append(reason(error))
+            except Exception as error:  # A failing model must not end the others.
+                row['notes'].append(spell_failure(error))
                 if self._on_cuda:
                     torch.cuda.empty_cache()
             self._progress.advance(self._bar)
@@ -112,13 +111,12 @@ class Bench:
         return list(rows.values())
 
     def _prepare(self, spec: Spec, shape: tuple[int, int], row: dict) -> Step:
-        """Everything but the rounds: fills the row in, returns the warm step."""
+        """Measure everything but time; return the warm step."""
         settings = spec.adapt(self._settings)
         self._show(f'{spec.label}: memory', shape)
         model = self._model(spec)
         row['parameters'] = count_parameters(model)
-        # First of all: where this process would die for lack of memory, that one has
-        # died before it.
+        # First: where memory is lacking, that process is killed before this one.
         if self._with_memory and not self._on_cuda:
             row['memory'] = cpu_memory(spec, shape, settings)
         self._show(f'{spec.label}: warm-up', shape)
@@ -132,12 +130,12 @@ class Bench:
 
     def _model(self, spec: Spec) -> nn.Module:
         if spec in self._unbuilt:
-            raise StepError(self._unbuilt[spec])
+            raise UserError(self._unbuilt[spec])
         if spec not in self._models:
             try:
                 self._models[spec] = build_model(spec, self._settings)
             except Exception as error:
-                self._unbuilt[spec] = str(error)
+                self._unbuilt[spec] = spell_failure(error)
                 raise
         return self._models[spec]
 
@@ -147,9 +145,9 @@ class Bench:
 
 
 def memory_obstacle(settings: Settings) -> str | None:
-    """Why memory cannot be measured here, if so."""
+    """Return why memory cannot be measured here, or None."""
     if torch.device(settings.device).type == 'cuda':
         return None
     if not os.path.exists('/proc/self/status'):
-        return 'memory: resident sets are read from /proc, which is not here'
+        return 'memory: resident sets are read from /proc, which is missing here'
     return None

@@ -1,0 +1,292 @@
+"""The benchmark's models: words of the command line, peers, steps, counts."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from fvcore.nn import FlopCountAnalysis
+from mmengine.config import Config
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmlit import LIT
+from mmlit.archs import ARCHS
+from mmlit.errors import UserError
+from mmlit.models.attention import GlobalAttention
+from mmlit.models.downsample import MergeConv2d
+from mmlit_tools.benchmark import models
+from mmlit_tools.benchmark.macs import count_macs, count_parameters
+from mmlit_tools.benchmark.samples import segmentation_samples
+from mmlit_tools.benchmark.steps import Step
+from support.micro_models import MASK_RCNN, UPERNET, write_micro
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+BENCHMARK = CONFIGS / 'benchmark'
+PEERS = ['r50_fpn_fpnhead', 'r50_upernet', 'swin-t_fpn_fpnhead', 'swin-t_upernet']
+#: mmseg's own configs of the same backbones.
+STOCK = {'r50': 'fpn_r50.py', 'swin-t': 'upernet_swin.py'}
+SCHEDULES = {'fpn_fpnhead': '80k', 'upernet': '160k'}
+
+
+def lit_path(method, letter='s'):
+    name = f'lit-{letter}_{method}_8xb2-{SCHEDULES[method]}_ade20k-512x512.py'
+    return CONFIGS / 'segmentation' / name
+
+
+def make_settings(mode='forward', **changes):
+    fixed = dict(batch=1, dtype='float32', device='cpu', threads=1, with_cp=False)
+    return models.Settings(mode, **{**fixed, **changes})
+
+
+def make_step(text, shape=(64, 96), **changes):
+    settings = make_settings(**changes)
+    spec = models.parse_model(str(text))
+    model = models.build_model(spec, settings)
+    return Step(model, spec.scope, shape, settings)
+
+
+# --- words of the command line ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('lit-xl', "model 'lit-xl' is unknown; valid: lit-ti, lit-s"),
+        ('lit-s:fast', "kernel 'fast' is unknown; valid: auto, eager"),
+        ('lit-s@int8', "dtype 'int8' is unknown; valid: float32, bfloat16"),
+        ('r50:sdpa', 'only LIT has kernels'),
+        (f'{BENCHMARK / "r50_upernet.py"}:sdpa', 'LIT has kernels, ResNetV1c has none'),
+        ('no/such.py', 'there is no such file'),
+    ],
+)
+def test_unknown_models(text, words):
+    with pytest.raises(UserError) as error:
+        models.parse_model(text)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        ("default_scope = 'mmpose'\nmodel = dict(backbone=dict())", "'mmpose'"),
+        ("_base_ = 'no_such_base.py'", 'the config cannot be read'),
+    ],
+)
+def test_a_config_of_something_else_is_refused(content, words, tmp_path):
+    (tmp_path / 'config.py').write_text(content)
+    with pytest.raises(UserError, match=words):
+        models.parse_model(str(tmp_path / 'config.py'))
+
+
+@pytest.mark.parametrize('name', ['r50', str(BENCHMARK / 'r50_upernet.py')])
+def test_a_missing_package_is_told(name, monkeypatch):
+    monkeypatch.setattr('mmlit_tools.configs.find_spec', lambda name: None)
+    with pytest.raises(UserError, match=r'is not installed: .*"mmlit\[(det|seg)\]"'):
+        make_step(name)
+
+
+# --- counts -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['lit-ti:eager', 'swin-t', 'pvt-s', 'r50'])
+def test_counts_are_those_of_torchs_counter(name):
+    step = make_step(name)
+    macs = count_macs(step.model, step.forward)
+    with FlopCounterMode(display=False) as counter:
+        step.forward()
+    # On the CPU torch sees the deformable convolutions too: their products are its own.
+    assert sum(macs.values()) == counter.get_total_flops() / 2
+    assert (macs['deformable'] > 0) == name.startswith('lit')
+    assert (macs['attention'] > 0) == (name != 'r50')
+
+
+@pytest.mark.parametrize('name', ['lit-s', 'r50'])
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore:.*torch.jit.*')
+def test_counts_are_those_of_fvcore(name):
+    step = make_step(name, (64, 64))
+    macs = count_macs(step.model, step.forward)
+    image = torch.randn(1, 3, 64, 64)
+    analysis = FlopCountAnalysis(step.model, image).unsupported_ops_warnings(False)
+    theirs = analysis.by_operator()
+    merging = offsets = 0
+    if name == 'lit-s':  # Theirs has deformable convolutions among the other products.
+        widths = ((96, 192, 8), (192, 384, 4), (384, 768, 2))
+        merging = sum(4 * c * out * n**2 for c, out, n in widths)
+        offsets = sum(8 * 4 * c * n**2 for c, _, n in widths)
+    assert macs['linear'] + merging == theirs.get('linear', 0)
+    assert macs['convolution'] + offsets == theirs['conv']
+
+
+@pytest.fixture
+def no_sampling(monkeypatch):
+    """Token merging on the meta device, of which mmcv's operator knows nothing."""
+
+    def merge(self, x):
+        grid = self.conv_offset(x).shape[-2:]
+        return x.new_empty(x.shape[0], self.out_channels, *grid)
+
+    monkeypatch.setattr(MergeConv2d, 'forward', merge)
+
+
+def macs_by_hand(arch, height, width):
+    """The paper's network, term by term: (all, token merging alone)."""
+    arch = ARCHS[arch]
+    tokens = [height * width // 16 // 4**i for i in range(4)]
+    merging = total = 0
+    for i, (n, c) in enumerate(zip(tokens, arch.embed_dims)):
+        block = 2 * n * c * c * arch.mlp_ratios[i]
+        if i >= 2:
+            block += 4 * n * c * c + 2 * n * n * c
+        total += arch.depths[i] * block
+        if i > 0:  # Four points of the tokens before: weights, and offsets (y, x).
+            merging += n * 4 * arch.embed_dims[i - 1] * (c + 2 * 4)
+    return total + tokens[0] * 4 * 4 * 3 * arch.embed_dims[0] + merging, merging
+
+
+@pytest.mark.parametrize(
+    ('arch', 'gflop', 'merging'), [('small', 336.1, 7.6), ('tiny', 290.0, 4.0)]
+)
+@pytest.mark.usefixtures('no_sampling')
+def test_counts_at_the_size_of_detection(arch, gflop, merging):
+    with torch.device('meta'):
+        model = LIT(arch, img_size=800).eval()
+        images = torch.empty(2, 3, 800, 1344)
+    assert count_parameters(LIT('tiny', img_size=800)) == 19_370_264
+    for kernel in ('eager', 'sdpa'):
+        for module in model.modules():
+            if isinstance(module, GlobalAttention):
+                module.kernel = models.KERNELS[kernel]
+        macs = count_macs(model, lambda: model(images))
+        # Two images are counted, and two FLOP make a multiply-accumulate.
+        figures = sum(macs.values()), macs['deformable']
+        assert figures == tuple(2 * n for n in macs_by_hand(arch, 800, 1344))
+        assert [round(n / 1e9, 1) for n in figures] == [gflop, merging]
+
+
+def test_recomputation_is_not_counted():
+    plain, checkpointed = (
+        make_step('lit-ti', (64, 64), mode='train', with_cp=cp) for cp in (False, True)
+    )
+    macs = count_macs(plain.model, plain.forward)
+    assert count_macs(checkpointed.model, checkpointed.forward) == macs
+    checkpointed()
+
+
+# --- whole networks ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('path', 'kernel'),
+    [
+        (lit_path('fpn_fpnhead', 'ti'), ':eager'),
+        *(
+            pytest.param(path, kernel, marks=pytest.mark.slow)
+            for path, kernel in [
+                (lit_path('upernet'), ':eager'),
+                *((BENCHMARK / f'{name}.py', '') for name in PEERS),
+            ]
+        ),
+    ],
+    ids=lambda value: getattr(value, 'stem', value),
+)
+def test_a_segmentor_gives_logits_of_the_image_and_is_counted(path, kernel):
+    step = make_step(f'{path}{kernel}')
+    predict, logits = step.model.encode_decode, []
+    step.model.encode_decode = lambda *args: logits.append(predict(*args))
+    macs = count_macs(step.model, step.forward)
+    assert [tuple(output.shape) for output in logits] == [(1, 150, 64, 96)]
+    assert not logits[0].requires_grad
+    with FlopCounterMode(display=False) as counter:
+        step.forward()
+    assert sum(macs.values()) == counter.get_total_flops() / 2
+    assert (macs['deformable'] > 0) == path.name.startswith('lit')
+
+
+def test_training_a_segmentor_reaches_all_parts(tmp_path):
+    path = write_micro(tmp_path / 'micro.py', *UPERNET)
+    step = make_step(path, (64, 64), mode='train', batch=2)
+    loss = step.forward()
+    loss.backward()
+    assert loss.isfinite()
+    unreached = [
+        name for name, p in step.model.named_parameters() if not p.grad.abs().sum() > 0
+    ]
+    assert unreached == []
+
+
+def test_training_a_detector_reaches_boxes_and_masks(tmp_path):
+    path = write_micro(tmp_path / 'micro.py', *MASK_RCNN)
+    step = make_step(path, (64, 64), mode='train')
+    loss = step.forward()
+    loss.backward()
+    assert math.isfinite(loss.detach())
+    head = step.model.roi_head
+    for module in (step.model.backbone, head.bbox_head, head.mask_head):
+        grads = [p.grad for p in module.parameters() if p.grad is not None]
+        assert sum(grad.abs().sum() for grad in grads) > 0
+
+
+def test_labels_fit_the_classes():
+    images = torch.zeros(2, 3, 64, 96)
+    first, second = (
+        [s.gt_sem_seg.data for s in segmentation_samples(images, 7, 0.25)]
+        for _ in range(2)
+    )
+    for labels, again in zip(first, second):
+        assert labels.shape == (1, 64, 96) and labels.dtype == torch.long
+        assert labels.unique().tolist() == [*range(7), 255]
+        assert (labels == 255).float().mean() == pytest.approx(0.25, abs=0.03)
+        assert torch.equal(labels, again)
+    assert not torch.equal(*first)
+
+
+# --- the configs of peers ---------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', PEERS)
+def test_a_peer_differs_in_the_backbone_alone(name):
+    peer, method = name.split('_', 1)
+    config, lit = (
+        Config.fromfile(path).to_dict()
+        for path in (BENCHMARK / f'{name}.py', lit_path(method))
+    )
+    del lit['pretrained']
+    theirs, ours = (c['model'].pop('backbone') for c in (config, lit))
+    assert ours['type'] == 'LIT' and 'init_cfg' not in theirs
+    channels = {'r50': [256, 512, 1024, 2048], 'swin-t': [96, 192, 384, 768]}[peer]
+    # Channels as each backbone has them; all else is LIT's.
+    if method == 'upernet':
+        taken = [c['model']['decode_head'].pop('in_channels') for c in (config, lit)]
+        third = [c['model']['auxiliary_head'].pop('in_channels') for c in (config, lit)]
+        assert third[0] == channels[2]
+    else:
+        taken = [c['model']['neck'].pop('in_channels') for c in (config, lit)]
+    assert taken[0] == channels
+    assert config == lit
+
+
+@pytest.mark.parametrize('peer', STOCK)
+def test_a_peer_is_mmsegs_own(peer):
+    mmseg = pytest.importorskip('mmseg')
+    from mmseg.registry import MODELS
+    from mmseg.utils import register_all_modules
+
+    bases = Path(mmseg.__file__).parent / '.mim' / 'configs' / '_base_' / 'models'
+    if not bases.is_dir():
+        pytest.skip(f'this mmseg comes without its configs ({bases.name} is missing)')
+    register_all_modules()
+    ours = Config.fromfile(BENCHMARK / f'{peer}_upernet.py').model.backbone
+    stock = Config.fromfile(bases / STOCK[peer]).model.backbone
+    # SyncBN where there are several GPUs, so the same.
+    stock.norm_cfg = ours.get('norm_cfg', stock.norm_cfg)
+    ours, stock = (MODELS.build(config) for config in (ours, stock))
+    assert str(ours) == str(stock)
+    rates = [
+        [getattr(module, 'drop_prob', None) for module in model.modules()]
+        for model in (ours, stock)
+    ]
+    assert rates[0] == rates[1]
+
+
+def test_every_config_is_tested_here():
+    assert {path.stem for path in BENCHMARK.glob('*.py')} == set(PEERS)
