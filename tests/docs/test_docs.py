@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -34,11 +33,9 @@ from support.docs_helpers import (
     inline_commands,
     make_workplace,
 )
+from support.pins import read_pins
 from support.this_stack import STACK
 from support.warm_python import WarmPython
-
-sys.path.insert(0, str(ROOT / 'tools' / 'setup'))
-from setup_packages import read_pins  # noqa: E402
 
 mmdet = pytest.importorskip('mmdet', reason='the documents are for mmdet')
 pytest.importorskip('mmseg', reason='the documents are for mmseg')
@@ -50,9 +47,7 @@ MIM = ROOT / '.build' / 'mim' / 'bin' / 'mim'
 #: Of the default stack, which is the one that the documents install by hand.
 PINS = {
     name: version
-    for folder in ('requirements', 'requirements/openmmlab')
-    for file in (ROOT / folder).glob('*.txt')
-    if file.name != 'mim.txt'
+    for file in ('build.in', 'common.in', 'openmmlab.in', 'mmcv.in', 'torch.txt')
     for name, version in read_pins(file).items()
 }
 CONFIGS = {path.name: path for path in (ROOT / 'configs').rglob('*.py')}
@@ -242,7 +237,7 @@ def check_pip(arguments: list) -> bool:
     return arguments[0] in ('check', 'install', 'uninstall', 'wheel')
 
 
-@pytest.mark.skipif(not MIM.is_file(), reason=f'no {MIM} (`make setup` makes it)')
+@pytest.mark.skipif(not MIM.is_file(), reason=f'no {MIM} (`make mim` makes it)')
 def test_mim_has_the_commands_and_options(python, tmp_path):
     lines = [words for block in MARKED for words in commands(block.text)]
     lines += [words for name in WITH_TEXT for words in inline_commands(name)]

@@ -49,7 +49,8 @@ def is_said(parts: list, texts: list) -> bool:
 
 
 def test_mmlit_prints_the_messages_that_are_explained():
-    files = [f for name in ('mmlit', 'tools') for f in (ROOT / name).rglob('*.py')]
+    folders = ('mmlit', 'mmlit_doctor', 'mmlit_tools', 'tools')
+    files = [f for name in folders for f in (ROOT / name).rglob('*.py')]
     texts = [*texts_of(*files), (ROOT / 'Makefile').read_text()]
     explained = [messages(row) for row in rows(2)]
     assert len(explained) > 40

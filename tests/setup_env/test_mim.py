@@ -23,7 +23,7 @@ RETINANET = 'retinanet_lit-ti_fpn_1x_coco'
 
 pytestmark = [
     only_on('openmmlab', "mim's environment shares the packages of .venv"),
-    pytest.mark.skipif(not MIM.is_file(), reason=f'no {MIM} (`make setup` makes it)'),
+    pytest.mark.skipif(not MIM.is_file(), reason=f'no {MIM} (`make mim` makes it)'),
 ]
 
 

@@ -1,0 +1,356 @@
+"""Build mmcv with its compiled ops for the torch that is here, and install it.
+
+    python build_mmcv.py                      # mmcv, of the version in VERSIONS
+    python build_mmcv.py --name onedl-mmcv --cuda
+
+For any environment with torch, pip, "setuptools<81", wheel and ninja, on Linux or macOS
+with a C++ compiler; this file needs no other. An interrupted build goes on. The wheel
+is kept in the user's cache, in mmlit/wheels/KEY, where KEY says what it fits: Python,
+platform, torch, and CPU or CUDA; the next environment of that kind takes it from there.
+
+Most of the time goes into torch's headers, which each of mmcv's files includes: they
+are compiled once beforehand (a precompiled header, 430 MB for the time being), and all
+is compiled without debug information: 3 minutes on two cores instead of 12. The flags
+are those that torch wrote down for ninja: a script in front of ninja runs this file
+with --add-header, which compiles the header by them and adds it to them.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import platform
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+VERSIONS = {'mmcv': '2.1.0', 'onedl-mmcv': '2.3.6'}
+INTERVAL = 20  # Seconds between lines of progress, where it is no terminal.
+GIGABYTES_PER_JOB = 1.5  # Of memory, for one compiler with torch's headers.
+PYTHON_DEV = (
+    'Python.h is not there: install the headers of this Python (Debian, Ubuntu: '
+    'sudo apt-get install python3-dev), or take another Python (make: PYTHON=...)'
+)
+COMPILER = (
+    'mmcv needs a C++ compiler, and {} was not found: install one (Debian, Ubuntu: '
+    'sudo apt-get install g++; macOS: xcode-select --install), or name yours in CXX'
+)
+# Tried in order against the output of a failed command.
+CAUSES = (
+    (r'Killed signal|fatal error: Killed|out of memory|cannot allocate memory',
+     'the compiler ran out of memory: try again with fewer jobs (MAX_JOBS=1)'),
+    (r'No space left on device|Disk quota', 'the disk is full: free about 3 GB'),
+    (r'DO NOT MATCH THE HASHES',
+     'the package index serves another file than the one that was released, so '
+     'nothing was installed: take an index with the files of PyPI'),
+    (r"No module named '(pkg_resources|wheel|setuptools)",
+     'first pip install "setuptools<81" wheel'),
+    (r'Python\.h: No such file', PYTHON_DEV),
+    (r'detected CUDA version .* mismatches',
+     "nvcc's CUDA differs from torch's: point CUDA_HOME at the matching toolkit, or "
+     'build CPU ops (no --cuda; make: MMLIT_DEVICE=cpu)'),
+    (r'unsupported GNU version|#error.*C\+\+|unrecognized .*-std=',
+     'the C++ compiler does not fit: name another one in CXX'),
+)  # fmt: skip
+TORCH = "import torch; print(torch.__version__, torch.version.cuda or '')"
+# Zero offsets make a deformable convolution an ordinary one.
+CHECK = """
+import sys, torch
+from mmcv.ops import DeformConv2d
+conv = DeformConv2d(4, 4, 2, stride=2).to(sys.argv[1])
+image = torch.randn(1, 4, 6, 6, device=sys.argv[1])
+merged = conv(image, torch.zeros(1, 8, 3, 3, device=sys.argv[1]))
+plain = torch.nn.functional.conv2d(image, conv.weight, stride=2)
+assert torch.allclose(merged, plain, atol=1e-3), (merged - plain).abs().max()
+"""
+
+
+class Stop(Exception):
+    """A cause that the user can act on, in plain words."""
+
+
+def say(text: str) -> None:
+    """Print one message."""
+    print(f'[mmcv] {text}', flush=True)
+
+
+def run(command, **options):
+    """Run `command` and return its exit status and what it printed."""
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
+    )
+    return done.returncode, done.stdout.decode(errors='replace').strip()
+
+
+def explain(what: str, output: str) -> Stop:
+    """Return why `what` failed, as far as the end of its output tells."""
+    text = output[-60_000:]
+    cause = next((cure for sign, cure in CAUSES if re.search(sign, text, re.I)), None)
+    errors = [line for line in text.splitlines() if re.search(r'\berror\b', line, re.I)]
+    shown = '\n    '.join(errors[:8] or text.splitlines()[-15:])
+    return Stop(f'{what} failed{f": {cause}" if cause else ""}. It said:\n    {shown}')
+
+
+def run_python(what: str, *arguments) -> str:
+    """Return what this Python prints with `arguments`; raise if it fails."""
+    status, output = run([sys.executable, *map(str, arguments)])
+    if status != 0:
+        raise explain(what, output)
+    return output
+
+
+def cache() -> Path:
+    """Return the folder that keeps wheels and unfinished builds of this user."""
+    caches = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(caches).absolute() / 'mmlit'
+
+
+def wheel_key(name: str, version: str, torch: str, ops: str) -> str:
+    """Return the name of what a wheel fits, usable as a folder name."""
+    python = f'cp{sys.version_info[0]}{sys.version_info[1]}'
+    system = f'{platform.system()}-{platform.machine()}'.lower()
+    return f'{name}-{version}-{python}-{system}-torch-{torch}-ops-{ops}'
+
+
+def check_tools() -> None:
+    """Raise if mmcv cannot be compiled here."""
+    compiler = os.environ.get('CXX', 'c++').split()[0]
+    if shutil.which(compiler) is None:
+        raise Stop(COMPILER.format(compiler))
+    if not (Path(sysconfig.get_path('include')) / 'Python.h').is_file():
+        raise Stop(PYTHON_DEV)
+
+
+def count_jobs() -> int:
+    """Return how many compilers to run: one a core, as far as the memory goes."""
+    jobs = len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count()))(0))
+    memory = [('/proc/meminfo', r'MemAvailable:\s+(\d+)', 2**20)]
+    memory += [('/sys/fs/cgroup/memory.max', r'(\d+)', 2**30)]  # A container's.
+    for file, pattern, unit in memory:
+        with contextlib.suppress(OSError, AttributeError):
+            size = int(re.search(pattern, Path(file).read_text()).group(1)) / unit
+            jobs = min(jobs, int(size / GIGABYTES_PER_JOB))
+    return max(1, jobs)
+
+
+def fetch_sources(name: str, version: str, lock, folder: Path) -> Path:
+    """Return the sources in `folder`; those with the hashes in `lock`, if given."""
+    tree = folder / f'{name.replace("-", "_")}-{version}'
+    if not tree.is_dir():
+        # In a folder of its own until it is whole; dropped if we are interrupted.
+        with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
+            options = '--no-deps --no-binary :all: --no-build-isolation -d'.split()
+            wanted = (
+                ['--require-hashes', '-r', lock] if lock else [f'{name}=={version}']
+            )
+            what = f'fetching {name} {version}'
+            run_python(what, '-m', 'pip', 'download', *options, scratch, *wanted)
+            (archive,) = Path(scratch).glob('*.tar.gz')
+            shutil.unpack_archive(str(archive), scratch)
+            os.replace(Path(scratch) / tree.name, tree)
+    return tree
+
+
+def add_header(header: Path) -> None:
+    """Let torch's build.ninja, in this folder, include `header` precompiled."""
+    file = Path('build.ninja')
+    text = file.read_text(encoding='utf-8')
+    flags = {
+        name: re.sub(r'\$(.)', r'\1', value)  # As ninja reads it.
+        for name, value in re.findall(r'^(\w+) *= *(.*)$', text, re.M)
+    }
+    command = '{cxx} %s {cflags} %s {post_cflags} -g0'.format(**flags)
+    refused = compile_header(header, command)
+    if refused:
+        say(f'going on without that, which takes longer: {refused}')
+    else:
+        include = f'cflags = -include {shlex.quote(str(header))} '.replace('$', '$$')
+        text = re.sub('^cflags *=', lambda found: include, text, flags=re.M)
+    # nvcc's files have flags of their own.
+    text = re.sub('^post_cflags *=', r'\g<0> -g0', text, flags=re.M)
+    file.write_text(text, encoding='utf-8')
+    say('compiling the files')
+
+
+def compile_header(header: Path, command: str) -> str:
+    """Compile `header`, if it is not yet; return why the compiler refuses it, or ''."""
+    built, part, trial = f'{header}.gch', f'{header}.part', header.with_suffix('.cpp')
+    name, status, output = shlex.quote(str(header)), 0, ''
+    if not os.path.exists(built):
+        if not header.exists():
+            header.write_text('#include <torch/types.h>\n', encoding='utf-8')
+        say("compiling torch's headers once for all files, about half a minute")
+        rest = f'-x c++-header {name} -o {shlex.quote(part)}'
+        status, output = run(command % ('', rest), shell=True)
+        if status == 0:
+            # A header that is newer would make all objects out of date.
+            os.utime(part, (header.stat().st_mtime,) * 2)
+            os.replace(part, built)
+    if status == 0:
+        trial.write_text('int trial;\n', encoding='utf-8')
+        strict = f'-include {name} -Winvalid-pch -Werror=invalid-pch'
+        rest = f'-fsyntax-only {shlex.quote(str(trial))}'
+        status, output = run(command % (strict, rest), shell=True)
+    return (output.splitlines() or [f'status {status}'])[-1] if status else ''
+
+
+def follow(lines) -> str:
+    """Show how far ninja is, by the `lines` of a build; return all of them."""
+    output, live = [], sys.stdout.isatty()
+    begun = compiling = shown = time.monotonic()
+    for line in lines:
+        output.append(line)
+        now = time.monotonic()
+        if line.startswith('[mmcv]'):  # From add_header.
+            print(line, end='', flush=True)
+            compiling = now
+        found = re.match(r'\s*\[(\d+)/(\d+)\] .*?([\w.-]+)\.o\b', line)
+        done, total = map(int, found.groups()[:2]) if found else (0, 0)
+        if found and (live or done == total or now - shown >= INTERVAL):
+            shown, left = now, (now - compiling) / done * (total - done)
+            status = f'[{done}/{total}] {found.group(3)}, {clock(now - begun)} elapsed'
+            status += f', about {clock(left)} left' if left else ', linking'
+            print(f'[mmcv] {status:<70}', end='\r' if live else '\n', flush=True)
+    print(end='\n' if live else '')
+    return ''.join(output)
+
+
+def clock(seconds: float) -> str:
+    """Return `seconds` as minutes and seconds: 125 -> '2:05'."""
+    return f'{int(seconds) // 60}:{int(seconds) % 60:02d}'
+
+
+def build_wheel(tree: Path, ops: str, lock: int) -> Path:
+    """Compile the sources in `tree` and return the wheel; what is done is kept.
+
+    `lock` is a file descriptor that all compilers inherit.
+    """
+    path = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
+    ninja = shutil.which('ninja', path=path)
+    if ninja is None:
+        raise Stop('ninja is missing: pip install ninja')
+    header, dist, script = (tree.with_name(name) for name in ('pch.h', 'dist', 'ninja'))
+    shutil.rmtree(str(dist), ignore_errors=True)
+    ours = [sys.executable, os.path.abspath(__file__), '--add-header', str(header)]
+    ours, ninja = ' '.join(map(shlex.quote, ours)), shlex.quote(ninja)
+    script.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] || {ours} || exit\nexec {ninja} "$@"\n'
+    )
+    script.chmod(0o755)
+    jobs = os.environ.get('MAX_JOBS') or str(count_jobs())
+    say(f'building {tree.name} with {ops} ops, {jobs} files at a time: this is done '
+        'once, and an interrupted build goes on')  # fmt: skip
+    env = dict(os.environ, PATH=f'{tree.parent}:{path}', PYTHONUNBUFFERED='1')
+    env.update(MMCV_WITH_OPS='1', MAX_JOBS=jobs, FORCE_CUDA=str(int(ops != 'cpu')))
+    if ops == 'cpu':  # mmcv compiles its CUDA ops wherever torch sees a GPU.
+        env['CUDA_VISIBLE_DEVICES'] = ''
+    # setup.py itself and not pip, which throws all objects away after a failure.
+    command = [sys.executable, 'setup.py', 'bdist_wheel', '--dist-dir', str(dist)]
+    with subprocess.Popen(
+        command, cwd=str(tree), env=env, stdin=subprocess.DEVNULL, pass_fds=(lock,),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        universal_newlines=True, errors='replace',
+    ) as child:  # fmt: skip
+        try:
+            output = follow(child.stdout)
+        except BaseException:
+            os.killpg(child.pid, signal.SIGINT)
+            raise
+    wheel = next(dist.glob('*.whl'), None)
+    if child.returncode != 0 or wheel is None:
+        with contextlib.suppress(OSError):
+            os.remove(f'{header}.gch')
+        log = tree.with_name('build.log')
+        log.write_text(output, encoding='utf-8')
+        raise explain(f'compiling mmcv (all of it is in {log})', output)
+    return wheel
+
+
+def check_ops(ops: str) -> str:
+    """Run one of mmcv's ops in this environment; return what is wrong, or ''."""
+    device = 'cpu' if ops == 'cpu' else 'cuda'
+    status, output = run([sys.executable, '-c', CHECK, device])
+    return (output.splitlines() or [f'status {status}'])[-1] if status else ''
+
+
+def install(wheel: Path, ops: str) -> str:
+    """Install `wheel` and return what is wrong with its ops, or ''."""
+    options = ('-m', 'pip', 'install', '--no-deps', '--force-reinstall')
+    run_python(f'installing {wheel.name}', *options, wheel)
+    return check_ops(ops)
+
+
+def provide(name: str, version: str, ops: str, torch: str, hashes) -> None:
+    """Install the mmcv asked for: the one in the cache, or a new one."""
+    key = wheel_key(name, version, torch, ops)
+    wheels, folder = cache() / 'wheels' / key, cache() / 'build' / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(f'{folder}.lock', 'w') as lock:  # The compilers hold it, too.
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say('it is being built already: waiting for that')
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        wheel = next(wheels.glob('*.whl'), None)
+        if wheel is None or install(wheel, ops):
+            check_tools()
+            folder.mkdir(exist_ok=True)
+            tree = fetch_sources(name, version, hashes, folder)
+            wheel = build_wheel(tree, ops, lock.fileno())
+            failure = install(wheel, ops)
+            if failure:
+                raise Stop(f'mmcv was built, but its ops do not work: {failure}')
+            wheels.mkdir(parents=True, exist_ok=True)
+            os.replace(str(wheel), str(wheels / wheel.name))
+        shutil.rmtree(str(folder), ignore_errors=True)
+    say(f'{wheel.name} is installed, and its {ops} ops work')
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--name', choices=list(VERSIONS), default='mmcv')
+    parser.add_argument('--version', help='default: the tested one')
+    parser.add_argument('--lock', help="pip's name==version and hash of the sources")
+    parser.add_argument(
+        '--cuda', action='store_true', help='CUDA ops, if nvcc is there'
+    )
+    parser.add_argument('--add-header', type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.add_header:
+        return add_header(args.add_header)
+    name, version = args.name, args.version or VERSIONS[args.name]
+    if args.lock:
+        pin = re.search(r'^([\w-]+)==([\w.]+)', Path(args.lock).read_text(), re.M)
+        name, version = pin.groups()
+    output = run_python('importing torch', '-W', 'ignore', '-c', TORCH)
+    torch, _, cuda = output.splitlines()[-1].partition(' ')
+    home = os.environ.get('CUDA_HOME', '/usr/local/cuda')
+    nvcc = shutil.which('nvcc', path=f'{home}/bin:{os.environ["PATH"]}')
+    ops = f'cuda{cuda}' if args.cuda and cuda and nvcc else 'cpu'
+    if args.cuda and ops == 'cpu':
+        reason = 'no nvcc was found (set CUDA_HOME)' if cuda else 'torch has no CUDA'
+        say(f'mmcv gets CPU ops only, so training runs on the CPU: {reason}')
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        if metadata.version(name) == version and not check_ops(ops):
+            return None  # It is there and working.
+    return provide(name, version, ops, torch, args.lock)
+
+
+if __name__ == '__main__':
+    # A terminated build ends its compilers like an interrupted one.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        main()
+    except (Stop, OSError) as error:
+        sys.exit(f'[mmcv] stopped: {error}')
+    except KeyboardInterrupt:
+        sys.exit('\n[mmcv] interrupted; the same command goes on where this stopped')
