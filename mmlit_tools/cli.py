@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
+from mmlit.checkpoints.atomic import write_whole
 from mmlit.errors import UserError
 
 
@@ -114,15 +115,35 @@ def check_file(path: str | Path, what: str) -> None:
         raise UserError(f'{what} {path} does not exist (seen from {os.getcwd()})')
 
 
-def check_out_file(path: Path, option: str, ending: str, force: bool) -> None:
+def check_out_file(path: Path, name: str, force: bool, ending: str = '') -> None:
     """Raise UserError if a file cannot be written, or would replace another."""
-    if path.suffix != ending:
-        raise UserError(f'{option} must end in {ending}, got {path}')
+    if ending and path.suffix != ending:
+        raise UserError(f'{name} must end in {ending}, got {path}')
     if not path.parent.is_dir():
         raise UserError(
-            f'the folder of {option} {path} does not exist (seen from {os.getcwd()})'
+            f'the folder of {name} {path} does not exist (seen from {os.getcwd()})'
         )
     if path.is_dir():
-        raise UserError(f'{option} {path} is a folder; give the file to write')
+        raise UserError(f'{name} {path} is a folder; give the file to write')
     if path.exists() and not force:
-        raise UserError(f'{option} {path} exists; --force replaces it')
+        raise UserError(f'{name} {path} exists; --force replaces it')
+
+
+def write_file(
+    path: Path,
+    content: bytes | memoryview,
+    force: bool = True,
+    advance: Callable[[int], None] = lambda written: None,
+) -> None:
+    """Write a file whole or not at all; raise UserError if it cannot be written.
+
+    Args:
+        path: The file, in a folder that exists.
+        content: Its bytes.
+        force: Replace a file that is there.
+        advance: Called with the number of bytes of each step.
+    """
+    try:
+        write_whole(path, memoryview(content), force, advance)
+    except OSError as error:
+        raise UserError(str(error)) from error

@@ -19,9 +19,8 @@ from pprint import pformat
 
 from mmengine.config import Config
 
-from mmlit.checkpoints.atomic import write_whole
 from mmlit.errors import UserError, spell_error
-from mmlit_tools.cli import add_config_options, check_out_file, command
+from mmlit_tools.cli import add_config_options, check_out_file, command, write_file
 from mmlit_tools.configs import read_settings
 
 
@@ -40,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     if args.out is not None:
-        check_out_file(args.out, '--out', '.py', args.force)
+        check_out_file(args.out, '--out', args.force, '.py')
     config = read_settings(args)
     text = flatten(config)
     absolute = [f'{key}={value}' for key, value in absolute_paths(config.to_dict())]
@@ -49,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.out is None:
         print(text, end='')
     else:
-        write_whole(args.out, memoryview(text.encode()), args.force, lambda _: None)
+        write_file(args.out, text.encode(), args.force)
 
 
 def flatten(config: Config) -> str:

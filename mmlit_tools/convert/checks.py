@@ -1,4 +1,4 @@
-"""What must be true of weights that `convert_checkpoint.py` takes."""
+"""Check weights before and after their conversion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmlit.weights.families import EMBEDDING, PATCH_EMBEDDING, TABLE, is_mmlit_k
 
 
 def check_values(state: Mapping[str, Any], prefix: str) -> None:
-    """Raises unless what is under the names of mmlit's parameters can be parameters."""
+    """Raise ValueError unless all values under mmlit's names can be parameters."""
     for key, value in state.items():
         if not (key.startswith(prefix) and is_mmlit_key(key[len(prefix) :])):
             continue
@@ -32,10 +32,10 @@ def check_values(state: Mapping[str, Any], prefix: str) -> None:
 
 
 def reference_size(state: Mapping[str, Any], prefix: str) -> tuple[int, int] | None:
-    """Image size that the relative tables are made for.
+    """Return the image size of the relative tables, or None if there are none.
 
     Raises:
-        ValueError: They are made for several sizes.
+        ValueError: They are of several sizes.
     """
     tables = [k for k in state if k.startswith(prefix) and k.endswith(TABLE)]
     if not tables:
@@ -57,21 +57,22 @@ def reference_size(state: Mapping[str, Any], prefix: str) -> tuple[int, int] | N
 def check_complete(
     state: Mapping[str, Any], prefix: str, arch: str, img_size: tuple[int, int] | None
 ) -> None:
-    """Raises unless a network could be loaded with the weights; parts of one pass."""
+    """Raise ValueError unless a whole network can load the weights.
+
+    Weights without a patch embedding are a part of one, and pass.
+    """
     own = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     if not any(key.startswith(PATCH_EMBEDDING) for key in own):
         return
     if arch not in ARCHS:
         if 'missing' in arch:
             raise ValueError(f'the weights look like those of LIT {arch}')
-        return  # A network of somebody's own.
+        return  # An arch without a name.
     norms = {int(key.split('.')[1]) for key in own if '.out_norm.' in key}
-    with torch.device('meta'):  # Its shapes are all that is asked for.
+    with torch.device('meta'):  # Only the shapes matter.
         net = LIT(arch, img_size=img_size or 224, out_norm_indices=sorted(norms))
     own = OrderedDict(own)
-    own._metadata = {
-        '': {'source': 'the converted weights'}
-    }  # As LIT's errors name it.
+    own._metadata = {'': {'source': 'the converted weights'}}  # For LIT's errors.
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', '.*to a meta parameter', UserWarning)
@@ -81,10 +82,10 @@ def check_complete(
 
 
 def stage_of(key: str, prefix: str) -> int:
-    """The stage that one of mmlit's keys belongs to."""
+    """Return the stage of one of mmlit's keys."""
     return int(key[len(prefix) :].split('.')[1])
 
 
 def shape_of(value: Any) -> str:
-    """The shape of a tensor, as text."""
+    """Spell the shape of a tensor."""
     return ' x '.join(map(str, getattr(value, 'shape', ())))

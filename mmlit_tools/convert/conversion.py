@@ -1,4 +1,4 @@
-"""What `convert_checkpoint.py` does to the weights, and its account of each key."""
+"""Convert weights, and list what becomes of each key."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from mmlit_tools.convert.checks import (
     stage_of,
 )
 
-#: What tables may take that are resized: those of LIT base at 4096 px take 0.3 GiB.
+#: Limit on the size of resized tables; those of LIT base at 4096 px take 0.3 GiB.
 MOST_BYTES = 4 << 30
 
 
 @dataclass
 class Row:
-    """What became of one key, or, for necks and heads, of all keys of one part."""
+    """What became of one key, or of all keys of a neck or head."""
 
     kind: str  # 'converted', 'unchanged', 'dropped' or 'added'
     source: str
@@ -51,8 +51,8 @@ class Result:
         state: The weights under their new keys.
         prefix: What the backbone's keys begin with.
         arch: A name of ``ARCHS``, or words that fit behind "LIT".
-        img_size: Reference size of the relative tables; ``None`` where there are none.
-        rows: An account of all keys.
+        img_size: Reference size of the relative tables; ``None`` if there are none.
+        rows: What became of all keys.
     """
 
     state: dict[str, Any]
@@ -62,7 +62,7 @@ class Result:
     rows: list[Row]
 
     def counts(self) -> str:
-        """How many keys were converted, passed through, dropped and added."""
+        """Count the keys that were converted, passed through, dropped and added."""
         counts = Counter()
         for row in self.rows:
             counts[row.kind] += row.keys
@@ -72,7 +72,7 @@ class Result:
 def convert_to_mmlit(
     state: Mapping[str, Any], img_size: tuple[int, int] | None
 ) -> Result:
-    """Official weights in mmlit's layout, resized where an `img_size` is given.
+    """Convert official weights to mmlit's layout, resized to an `img_size` if given.
 
     Raises:
         ValueError: They are not official, incomplete, or `img_size` has no effect.
@@ -120,16 +120,16 @@ def convert_to_mmlit(
 def convert_to_official(
     state: Mapping[str, Any], img_size: tuple[int, int] | None
 ) -> Result:
-    """mmlit's weights in the authors' layout.
+    """Convert mmlit's weights to the authors' layout.
 
     Raises:
-        ValueError: They are not mmlit's, incomplete, or nothing of the authors' could
-            hold them.
+        ValueError: They are not mmlit's, incomplete, or the authors' code has no place
+            for them.
     """
     state = {present_key(key): value for key, value in state.items()}
     prefix, layout = recognise(state) or ('', None)
     if layout != 'mmlit':
-        to_official(state, 'relative')  # It says what they are instead.
+        to_official(state, 'relative')  # Raises, and names the layout.
     check_values(state, prefix)
     found, resized = resize(state, prefix, img_size)
     arch, size = guess_arch(state), reference_size(found, prefix)
@@ -169,7 +169,7 @@ def convert_to_official(
 def resize(
     state: Mapping[str, Any], prefix: str, img_size: tuple[int, int] | None
 ) -> tuple[Mapping[str, Any], list[str]]:
-    """The state dict with its tables at a reference size, and the keys of those.
+    """Resize the tables to a reference size; return the state dict and their keys.
 
     Raises:
         ValueError: There are no tables.
@@ -196,7 +196,7 @@ def resize(
 
 
 def others(state: Mapping[str, Any], used: set[str]) -> list[Row]:
-    """Rows for what is no backbone: one for each part of the model."""
+    """Return a row for each part of the model beside the backbone."""
     parts = Counter(key.split('.')[0] for key in state if key not in used)
     return [
         Row('unchanged', f'{part}.*', f'{part}.*', '', f'{number} keys', number)

@@ -1,4 +1,4 @@
-"""Whether an ONNX file gives the numbers of PyTorch, and how long both take."""
+"""Compare an ONNX file with PyTorch, in numbers and in time."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from mmlit.errors import UserError
 from mmlit_tools.benchmark.measure import time_rounds
 from mmlit_tools.export.graph import INPUT
 
-#: The largest difference that passes. Float32 itself makes about a tenth of it.
+#: Largest difference allowed; rounding in float32 makes about a tenth of it.
 TOLERANCE = 1e-4
 
 
-class CheckError(Exception):
-    """The file cannot be run; the message says why, in one line."""
+class CheckError(UserError):
+    """onnxruntime cannot run the file."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One batch of images through both.
+    """Results of one batch of images.
 
     Args:
         shape: (batch, channels, height, width).
         difference: The largest relative difference of all outputs.
         output: The output that has it.
-        onnxruntime: Seconds of a run, median.
+        onnxruntime: Median seconds of a run.
         pytorch: The same.
     """
 
@@ -44,13 +45,13 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The size of the images, in words."""
+        """Spell the size of the images."""
         batch, _, height, width = self.shape
         return f'batch {batch} of {height}x{width}'
 
 
 def open_session(content: bytes) -> onnxruntime.InferenceSession:
-    """onnxruntime on the CPU, with as many threads as torch has.
+    """Open a model in onnxruntime, on the CPU with as many threads as torch.
 
     Raises:
         CheckError: It cannot load the model.
@@ -62,9 +63,9 @@ def open_session(content: bytes) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(
             content, options, providers=['CPUExecutionProvider']
         )
-    # Its exceptions have no class in common but this.
+    # The exceptions of onnxruntime have no other class in common.
     except Exception as error:
-        raise CheckError(f'onnxruntime cannot load it: {error}') from error
+        raise CheckError(f'onnxruntime cannot load OUT.onnx: {error}') from error
 
 
 def compare(
@@ -74,7 +75,7 @@ def compare(
     repeat: int,
     advance: Callable[[], None],
 ) -> list[Row]:
-    """Runs both on random images, in turns.
+    """Run both on random images, in turns.
 
     Args:
         session: Of the file.
@@ -110,10 +111,10 @@ def compare(
 
 
 def relative_difference(found: np.ndarray, wanted: Tensor) -> float:
-    """max |found - wanted| / max |wanted|, each over a whole output.
+    """Return max |found - wanted| / max |wanted|, each over a whole output.
 
     Not element by element: numbers that cancel to almost nothing have no digits to
-    compare. Other shapes, and what is no number, differ infinitely.
+    compare. Other shapes and NaN differ infinitely.
     """
     wanted = wanted.numpy()
     if found.shape != wanted.shape:
@@ -129,14 +130,14 @@ def relative_difference(found: np.ndarray, wanted: Tensor) -> float:
 def _run(session: onnxruntime.InferenceSession, feed: dict) -> list[np.ndarray]:
     try:
         return session.run(None, feed)
-    # Its exceptions have no class in common but this.
+    # The exceptions of onnxruntime have no other class in common.
     except Exception as error:
         size = 'x'.join(map(str, feed[INPUT].shape))
         raise CheckError(f'onnxruntime fails on an image of {size}: {error}') from error
 
 
 def make_table(rows: Sequence[Row], title: str) -> Table:
-    """The rows for the screen."""
+    """Tabulate the rows for the screen."""
     table = Table(title=title)
     columns = ('image', 'batch', 'max relative difference', 'onnxruntime (ms)')
     for i, column in enumerate((*columns, 'PyTorch (ms)', 'onnxruntime / PyTorch')):

@@ -1,8 +1,7 @@
-"""Deformable token merging in ONNX's own operators, in two forms.
+"""Write deformable token merging in ONNX's own operators, in two forms.
 
-mmlit computes it by gathering (CPU) or by mmcv's kernel (GPU); neither is an operator
-of ONNX. Both forms here give the same numbers, and know nothing of sizes but what the
-tensors say when the exported file runs.
+mmlit gathers (CPU) or calls mmcv's kernel (GPU); neither is an operator of ONNX. Both
+forms here give the same numbers at any size.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from mmlit.ops.deform_merge import MERGE_SIZE
 
 
 def deform_conv(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
-    """`mmlit.ops.deform_merge.deformable_merge` as one node, for an export alone."""
+    """Write `deformable_merge` as one node; works in an export only."""
     return torch.onnx.ops.symbolic(
         'DeformConv',
         (tokens, weight, offsets),
@@ -33,7 +32,7 @@ def deform_conv(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
 
 
 def grid_sample(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
-    """The same as `deformable_merge`: sample a map of all points, merge it 2x2.
+    """Compute `deformable_merge` by sampling a map of all points, and merging it 2x2.
 
     The map has twice the rows and columns of the merged tokens, a point each.
     """
@@ -50,19 +49,19 @@ def grid_sample(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
 
 
 def _line(cells: int, like: Tensor) -> Tensor:
-    """Positions of all points on a line of this many cells, without offsets."""
+    """Return the positions of all points on a line of this many cells."""
     return torch.arange(MERGE_SIZE * cells, device=like.device).to(like.dtype)
 
 
 @dataclass(frozen=True)
 class Form:
-    """A way to write DTM down.
+    """Describe a form of token merging.
 
     Args:
-        merge: What takes the place of `deformable_merge`.
-        opset: The first version of ONNX's operators that has what it takes.
-        operator: The operator that it takes.
-        onnxruntime: The first version of it that computes the operator on a CPU.
+        merge: Replaces `deformable_merge`.
+        opset: The first version of ONNX's operators that has the operator.
+        operator: The operator of ONNX.
+        onnxruntime: The first version that computes the operator on a CPU.
     """
 
     merge: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -78,7 +77,7 @@ FORMS = {
 
 
 def set_form(network: nn.Module, name: str) -> None:
-    """Has every token merging of a network computed in a form of `FORMS`."""
+    """Replace every token merging of a network by a form of `FORMS`."""
     for module in network.modules():
         if isinstance(module, MergeConv2d):
             module.merge = FORMS[name].merge

@@ -1,9 +1,10 @@
-"""From a network in PyTorch to a model in ONNX, open in batch, height and width."""
+"""Export a network to an ONNX graph with open batch, height and width."""
 
 from __future__ import annotations
 
 import copy
 import warnings
+from pathlib import Path
 
 import onnx
 import onnx.inliner
@@ -14,30 +15,31 @@ from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 from torch.export import Dim
 
+from mmlit.errors import UserError, spell_error
 from mmlit_tools.export.dtm import FORMS, set_form
 from mmlit_tools.export.parts import MIN_SIDE, PARTS, TRACED_SIZE, Part
 from mmlit_tools.models import without_log
 
 INPUT = 'image'
-#: The oldest operators that torch's exporter writes by itself.
+#: The oldest operators that torch's exporter writes itself.
 EXPORTER_OPSET = 18
-#: Images at a time while it is traced.
+#: Images at a time in tracing.
 TRACED_BATCH = 2
 
 
-class ExportError(Exception):
-    """The network cannot be exported; the message says why, in one line."""
+class ExportError(UserError):
+    """The network cannot be exported, or the file is not its export."""
 
 
 def export_graph(
     network: Part, names: list[str], form: str, opset: int
 ) -> onnx.ModelProto:
-    """Exports a network that maps one image tensor to tensors.
+    """Export a network that maps one image tensor to tensors.
 
     Args:
-        network: In evaluation mode; it stays as it is.
+        network: In evaluation mode; it is not changed.
         names: Of its outputs.
-        form: How token merging is written, see `export_dtm.FORMS`.
+        form: How token merging is written: a key of `FORMS`.
         opset: Version of ONNX's operators.
 
     Raises:
@@ -66,20 +68,18 @@ def export_graph(
                 dynamic_shapes=(sizes,),
             )
             model = _lower(program.model_proto, opset)
-    # Whatever stands in the way: operators, sizes, versions.
-    except Exception as error:
-        raise ExportError(
-            f'the export failed ({_first_line(error.__cause__ or error)})'
-        ) from error
+    except Exception as error:  # Of many classes, for operators, sizes, versions.
+        cause = spell_error(error.__cause__ or error)
+        raise ExportError(f'the export failed ({cause})') from error
     _tidy(model)
     _check_open(model, opset)
     return model
 
 
 class _Upsample(nn.Module):
-    """mmseg's upsampling by a whole factor, which it multiplies as a Python float.
+    """Upsample by a whole factor, as mmseg's Upsample of one as a Python float.
 
-    That would fix the size of its map in an exported graph.
+    A float would fix the size of the map in the exported graph.
     """
 
     def __init__(self, original: nn.Module):
@@ -105,10 +105,10 @@ def _open_upsampling(network: nn.Module) -> None:
 
 
 def _lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Rewrites a model in older operators than the exporter writes."""
+    """Rewrite a model in older operators than the exporter writes."""
     if opset >= EXPORTER_OPSET:
         return model
-    if opset < 17:  # Where LayerNormalization began.
+    if opset < 17:  # The first with LayerNormalization.
         model = onnx.inliner.inline_selected_functions(
             model, [('', 'LayerNormalization')], inline_schema_functions=True
         )
@@ -116,7 +116,7 @@ def _lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _tidy(model: onnx.ModelProto) -> None:
-    """Drops the exporter's notes: they hold the paths of this machine."""
+    """Drop the exporter's notes: they hold paths of this machine."""
     graph = model.graph
     for part in (
         model,
@@ -147,57 +147,48 @@ def _check_open(model: onnx.ModelProto, opset: int) -> None:
 
 
 def serialize(model: onnx.ModelProto, notes: dict[str, str]) -> bytes:
-    """The content of the file, checked by `onnx.checker`.
+    """Return the content of the file, checked by `onnx.checker`.
 
     Args:
         model: What `export_graph` gave.
-        notes: What the file is to say of itself.
+        notes: Metadata of the file.
     """
     onnx.helper.set_model_props(model, notes)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 
 
-def read_notes(content: bytes) -> dict[str, str]:
-    """What a file says of itself; `onnx.checker` looks at all of it.
+def read_notes(path: Path) -> dict[str, str]:
+    """Return the metadata of a file, which `onnx.checker` checks as a whole.
 
     Raises:
         ExportError: It is broken, or not of this tool.
     """
     try:
-        model = onnx.load_model_from_string(content)
+        model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
     except (DecodeError, onnx.checker.ValidationError) as error:
-        raise ExportError(f'it is no sound ONNX file ({_first_line(error)})') from error
+        raise ExportError(
+            f'{path} is not a sound ONNX file ({spell_error(error)})'
+        ) from error
     notes = {entry.key: entry.value for entry in model.metadata_props}
     if notes.get('part') not in PARTS or notes.get('dtm') not in FORMS:
-        raise ExportError('it was not written by export_onnx.py')
+        raise ExportError(f'{path} was not written by export_onnx.py')
     return notes
 
 
-def check_names(content: bytes, names: list[str]) -> None:
-    """Makes sure that a file has these outputs.
-
-    Raises:
-        ExportError: It has others.
-    """
-    outputs = [o.name for o in onnx.load_model_from_string(content).graph.output]
+def check_names(path: Path, names: list[str]) -> None:
+    """Raise ExportError unless a file has these outputs."""
+    outputs = [output.name for output in onnx.load(path).graph.output]
     if outputs != names:
-        raise ExportError(f'it puts out {outputs}, the model {names}')
+        raise ExportError(f'{path} has the outputs {outputs}, the model {names}')
 
 
 def describe(content: bytes, notes: dict[str, str]) -> str:
-    """A line on a file: what it is of, in which operators, how large."""
-    model = onnx.load_model_from_string(content)
-    size = len(content) / 2**20
-    opset = model.opset_import[0].version
-    form = FORMS[notes['dtm']]
+    """Describe a file in one line: model, part, operators, size."""
+    opset = onnx.load_model_from_string(content).opset_import[0].version
+    operator = FORMS[notes['dtm']].operator
     return (
-        f'{notes["config"]}, {notes["part"]}, {form.operator}, opset {opset}: '
-        f'{size:.1f} MiB'
+        f'{notes["config"]}, {notes["part"]}, {operator}, opset {opset}: '
+        f'{len(content) / 2**20:.1f} MiB'
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f'{type(error).__name__}: {lines[0] if lines else ""}'

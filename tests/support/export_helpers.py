@@ -8,11 +8,10 @@ import torch
 from mmengine.config import Config
 
 from mmlit_tools.configs import import_scope
-from mmlit_tools.export.parts import build_model
+from mmlit_tools.models import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
-TOOL = ROOT / 'tools/export_onnx.py'
 RETINANET = ROOT / 'configs/detection/retinanet_lit-ti_fpn_1x_coco.py'
 SEMANTIC_FPN = (
     ROOT / 'configs/segmentation/lit-s_fpn_fpnhead_8xb2-80k_ade20k-512x512.py'

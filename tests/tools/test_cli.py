@@ -128,6 +128,6 @@ def test_a_file_to_write(tmp_path):
         ('there.py', '--force replaces it'),
     ):
         with pytest.raises(UserError, match=said):
-            check_out_file(tmp_path / name, '--out', '.py', force=False)
-    check_out_file(there, '--out', '.py', force=True)
-    check_out_file(tmp_path / 'new.py', '--out', '.py', force=False)
+            check_out_file(tmp_path / name, '--out', False, '.py')
+    check_out_file(there, '--out', True, '.py')
+    check_out_file(tmp_path / 'new.py', '--out', False, '.py')

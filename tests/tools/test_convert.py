@@ -1,7 +1,7 @@
-"""tools/convert_checkpoint.py: what it writes, what it says, and never half a file."""
+"""convert_checkpoint.py: the files that it writes, its messages, its refusals."""
 
 import hashlib
-import sys
+import os
 from pathlib import Path
 
 import pytest
@@ -9,14 +9,15 @@ import torch
 
 from mmlit import LIT, read_checkpoint
 from mmlit.archs import ARCHS
+from mmlit_tools.convert.command import main
 from support.official_files import (
     ABSOLUTE_MICRO,
     RELATIVE_MICRO,
     official_file,
     official_state,
 )
+from support.running_tools import stopped
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 ARCH = {'relative': RELATIVE_MICRO, 'absolute': ABSOLUTE_MICRO}
 CASES = [
     ('relative', 'imagenet'),
@@ -29,17 +30,11 @@ CASES = [
 
 @pytest.fixture
 def convert(monkeypatch, tmp_path, capsys):
-    """Runs the tool in an empty folder; returns its output, or what it stops with."""
+    """Runs the tool in an empty folder; returns its output."""
     monkeypatch.chdir(tmp_path)
-    from mmlit_tools.convert import command as convert_checkpoint
 
     def run(*arguments):
-        arguments = ['convert_checkpoint.py', *map(str, arguments)]
-        monkeypatch.setattr(sys, 'argv', arguments)
-        try:
-            convert_checkpoint.main()
-        except SystemExit as stopped:
-            return f'{stopped.code}\n{capsys.readouterr().err}'
+        main([str(argument) for argument in arguments])
         return capsys.readouterr().out
 
     return run
@@ -149,7 +144,7 @@ def test_a_full_size_classifier_is_recognised_and_checked(convert):
     ):
         part = {k: v for k, v in state.items() if not k.startswith(lost)}
         torch.save({'model': part}, 'part.pth')
-        said = convert('part.pth', 'never.pth')
+        said = stopped(main, 'part.pth', 'never.pth')
         assert 'part.pth cannot be converted: ' in said and message in said
         assert not Path('never.pth').exists()
 
@@ -165,7 +160,7 @@ def test_tables_are_resized_like_a_network_does(convert):
     # Not square is fine here, but nothing that the authors' code could hold.
     convert('ours.pth', 'wide.pth', '--img-size', 320, 512)
     assert read_checkpoint('wide.pth')['meta']['img_size'] == (320, 512)
-    said = convert('--to-official', 'wide.pth', 'never.pth')
+    said = stopped(main, '--to-official', 'wide.pth', 'never.pth')
     assert "images of 320 x 512 px, the authors' for square ones; --img-size" in said
     assert 'written' in convert('--to-official', 'wide.pth', 'x.pth', '--img-size', 224)
     table = 'layers.2.blocks.0.attn.relative_position_bias_table'
@@ -200,3 +195,104 @@ def test_a_dry_run_shows_every_key_and_writes_nothing(convert, tmp_path):
     assert 'neck.*' in convert('official.pth', '--dry-run')
     convert('official.pth', 'ours.pth')
     assert 'added: zeros' in convert('--to-official', 'ours.pth', '--dry-run')
+
+
+# --- refusals ----------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    """With a limit on file sizes in the place of the disk's."""
+    resource = pytest.importorskip('resource')
+    monkeypatch.chdir(tmp_path)
+    save_official('absolute', 'imagenet', 'lit_ti.pth')
+    Path('new.pth').write_text('before')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = Path('lit_ti.pth').stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+    try:
+        said = stopped(main, 'lit_ti.pth', 'new.pth', '--force')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert said == 'convert_checkpoint.py: new.pth cannot be written: File too large'
+    assert Path('new.pth').read_text() == 'before'
+    assert sorted(os.listdir()) == ['lit_ti.pth', 'new.pth']
+
+
+def test_wrong_arguments(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_official('absolute', 'imagenet', 'lit_ti.pth')
+    Path('there.pth').write_text('before')
+    Path('folder').mkdir()
+    for arguments, message in (
+        (['missing.pth', 'new.pth'], 'SRC missing.pth does not exist'),
+        (['lit_ti.pth', 'folder'], 'DST folder is a folder; give the file to write'),
+        (['lit_ti.pth', 'no/new.pth'], 'the folder of DST no/new.pth does not exist'),
+        (['lit_ti.pth', './lit_ti.pth'], 'is SRC itself'),
+        (['lit_ti.pth', 'there.pth'], 'DST there.pth exists; --force replaces it'),
+        (
+            ['lit_ti.pth', 'new.pth', '--img-size', 512],
+            'lit_ti.pth cannot be converted: --img-size has no effect: there are no '
+            'relative position tables',
+        ),
+        (
+            ['lit_ti.pth', 'new.pth', '--to-official'],
+            "the state dict is in the authors' absolute layout already",
+        ),
+    ):
+        assert message in stopped(main, *arguments), arguments
+    for arguments, message in (
+        (['lit_ti.pth'], 'DST is missing: the file to write (or give --dry-run)'),
+        (['lit_ti.pth', 'new.pth', '--img-size', '31'], '=31 must be at least 32'),
+        (
+            ['lit_ti.pth', 'new.pth', '--img-size', '1', '2', '3'],
+            'img_size=[1, 2, 3] must be an int or a pair (h, w)',
+        ),
+    ):
+        with pytest.raises(SystemExit) as usage:
+            main(arguments)
+        assert usage.value.code == 2 and message in capsys.readouterr().err
+    assert Path('there.pth').read_text() == 'before'
+    assert not Path('new.pth').exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ('touch ran',)
+
+
+def test_wrong_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = official_state(ABSOLUTE_MICRO, 'imagenet')
+    unknown = {**state, 'block1.0.mlp.fc3.weight': torch.ones(1)}
+    ours = {'state_dict': {'stages.0.patch_embed.proj.weight': torch.ones(1)}}
+    for saved, message in (
+        (
+            {'epoch': 3},
+            'it holds no weights: neither state_dict nor model is among its',
+        ),
+        (
+            {'model': {'conv1.weight': torch.ones(1)}},
+            'no backbone of the authors among',
+        ),
+        ({'model': unknown}, 'block1.0.mlp.fc3.weight'),
+        (ours, "the weights are in mmlit's layout already; --img-size resizes"),
+        (
+            {'model': state, 'args': Evil()},
+            'wrong.pth is refused: it asks for posix.sy',
+        ),
+        ([1], 'wrong.pth holds a list and no checkpoint'),
+    ):
+        torch.save(saved, 'wrong.pth')
+        said = stopped(main, 'wrong.pth', 'new.pth')
+        assert message in said and said.startswith('convert_checkpoint.py: ')
+        assert 'wrong.pth' in said
+    assert not Path('ran').exists()
+    table = 'layers.2.blocks.0.attn.relative_position_bias_table'
+    for value in (None, torch.ones(()), torch.ones(4)):
+        state = {**official_state(RELATIVE_MICRO, 'imagenet'), table: value}
+        torch.save({'model': state}, 'wrong.pth')
+        assert table in stopped(main, 'wrong.pth', 'new.pth')
+        said = stopped(main, '--to-official', 'wrong.pth', 'new.pth')
+        assert "in the authors' relative layout already" in said
+    Path('wrong.pth').write_text('<html>')
+    assert 'looks like a web page' in stopped(main, 'wrong.pth', 'new.pth')
