@@ -30,7 +30,6 @@ import torch
 from mmengine.utils import digit_version
 
 from ..errors import BrokenCheckpointError, UnsafeCheckpointError
-from ..weights.families import ENTRANCES
 from . import strict_pickle
 from .checkpoint_limits import ZIP, check_limits
 
@@ -65,7 +64,11 @@ _ERRORS_OF_THE_MACHINE = {
 }
 _PICKLE = b'\x80'
 #: One key that each layout of a LIT has.
-_FIRST_KEYS = tuple(f'{entrance}.proj.weight' for entrance in ENTRANCES)
+_FIRST_KEYS = (
+    'patch_embed.proj.weight',
+    'patch_embed1.proj.weight',
+    'stages.0.patch_embed.proj.weight',
+)
 
 
 def read_checkpoint(

@@ -135,5 +135,5 @@ class LIT(Pyramid):
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
         """Every loader passes here: take official weights too, refuse wrong ones."""
-        prepare_state_dict(self, state_dict, prefix, local_metadata)
+        prepare_state_dict(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)

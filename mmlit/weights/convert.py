@@ -1,7 +1,6 @@
-"""Rewrite state dicts between the authors' layouts and mmlit's, both ways.
+"""Convert state dicts between the authors' layouts and mmlit's, both ways.
 
-Pure functions on state dicts: no model, no file. The keys are in `layouts.py`; what
-differs beside them:
+Beside the names of `families.py`:
 
 - The authors' token merging has a bias in front of its BatchNorm, mmlit's has none. In
   training BatchNorm subtracts it again, for evaluation `running_mean - bias` is the
@@ -23,16 +22,16 @@ from torch import Tensor
 
 from ..archs import ARCHS, NUM_STAGES, Arch
 from .families import (
-    DROPPED,
     EMBEDDING,
-    FOLDED,
-    RULES,
+    FAMILIES,
     TABLE,
+    dropped_part,
+    folded_key,
     guess_arch,
+    mmlit_key,
     official_key,
     recognise,
     summary,
-    translate,
 )
 
 State = Dict[str, Tensor]
@@ -40,6 +39,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 CLASS_TOKEN_SLOT = 'class-token slot'
 _LAST_EMBEDDING = f'stages.{NUM_STAGES - 1}.pos_embed.{EMBEDDING}'
+_MEAN, _BIAS = 'norm_layer.running_mean', 'dconv.bias'
 
 
 @dataclass
@@ -65,7 +65,7 @@ def to_mmlit(
     shapes: Optional[Shapes] = None,
     fold_dtype: Optional[torch.dtype] = None,
 ) -> Conversion:
-    """Official state dict -> mmlit's.
+    """Convert an official state dict to mmlit's layout.
 
     Args:
         state: Weights under official keys, those of a network or of a part of it.
@@ -76,12 +76,12 @@ def to_mmlit(
             higher than their own: a float64 network gets the exact difference.
 
     Raises:
-        ValueError: No official layout, an unknown backbone key, what is no floating
-            point tensor, a bias without running mean (or one of another shape) or the
-            other way round, a table or embedding that is not square.
+        ValueError: No official layout, an unknown backbone key, a value that is not a
+            floating point tensor, a bias without running mean (or one of another shape)
+            or the other way round, a table or embedding that is not square.
     """
     prefix, family = recognise(state) or ('', None)
-    if family not in RULES:
+    if family not in FAMILIES:
         raise ValueError(
             "the state dict is in mmlit's layout already"
             if family
@@ -94,26 +94,23 @@ def to_mmlit(
             done.state[key] = value
             continue
         name = key[len(prefix) :]
-        ours = translate(name, RULES[family])
-        folded = translate(name, FOLDED[family])
-        dropped = translate(name, DROPPED[family])
-        wrong = wrong_weight(key, value) if ours or folded else ''
-        if wrong:
-            raise ValueError(wrong)
+        ours, mean = mmlit_key(name, family), folded_key(name, family)
+        if (ours or mean) and wrong_weight(key, value):
+            raise ValueError(wrong_weight(key, value))
         if ours:
             ours = prefix + ours
             if ours.endswith(TABLE):
                 value = _table_image(key, value, (shapes or {}).get(ours))
             elif ours.endswith(EMBEDDING):
-                has_slot = name == official_key(_LAST_EMBEDDING, family)
-                value, slots = _embedding_image(key, value, has_slot)
+                may_have_slot = ours == prefix + _LAST_EMBEDDING
+                value, slots = _embedding_image(key, value, may_have_slot)
                 if slots:
                     done.dropped[key] = CLASS_TOKEN_SLOT
             done.state[ours], done.sources[ours] = value, [key]
-        elif folded:
-            biases[prefix + folded] = key
-        elif dropped:
-            done.dropped[key] = dropped
+        elif mean:
+            biases[prefix + mean] = key
+        elif dropped_part(name):
+            done.dropped[key] = dropped_part(name)
         else:
             unknown.append(key)
     if unknown:
@@ -126,7 +123,7 @@ def to_mmlit(
 
 
 def to_official(state: Mapping[str, Tensor], arch_or_family: Union[str, Arch]) -> State:
-    """mmlit's state dict -> official, such that the authors' code computes the same.
+    """Convert mmlit's state dict to an official one that computes the same.
 
     The token mergings' biases and the class-token slot are written as zeros.
     :func:`to_mmlit` gives exactly the same state dict back (tables that are not square
@@ -137,8 +134,9 @@ def to_official(state: Mapping[str, Tensor], arch_or_family: Union[str, Arch]) -
         arch_or_family: ``'relative'``, ``'absolute'``, a name of ``ARCHS`` or an Arch.
 
     Raises:
-        ValueError: Unknown family, no mmlit layout, what is no floating point tensor,
-            or a backbone key that the authors' networks of this family do not have.
+        ValueError: Unknown family, no mmlit layout, a value that is not a floating
+            point tensor, or a backbone key that the authors' networks of this family do
+            not have.
     """
     prefix, layout = recognise(state) or ('', None)
     if layout != 'mmlit':
@@ -149,10 +147,10 @@ def to_official(state: Mapping[str, Tensor], arch_or_family: Union[str, Arch]) -
         )
     arch = ARCHS.get(arch_or_family, arch_or_family)
     family = arch.pos_embed if isinstance(arch, Arch) else arch
-    if family not in RULES:
+    if family not in FAMILIES:
         raise ValueError(
             f'arch_or_family={arch_or_family!r} is unknown; valid: '
-            f'{", ".join([*RULES, *ARCHS])}'
+            f'{", ".join([*FAMILIES, *ARCHS])}'
         )
     done, unknown = {}, []
     for key, value in state.items():
@@ -163,21 +161,15 @@ def to_official(state: Mapping[str, Tensor], arch_or_family: Union[str, Arch]) -
         if theirs is None:
             unknown.append(key)
             continue
-        dims = 3 if key.endswith(TABLE) else 4 if key.endswith(EMBEDDING) else None
-        wrong = wrong_weight(key, value)
-        if wrong or dims not in (None, value.dim()):
-            raise ValueError(
-                wrong or f'{key} has shape {tuple(value.shape)}, not {dims} dimensions'
-            )
+        check_weight(key, value)
         if theirs.endswith(TABLE):
             value = value.permute(1, 2, 0).flatten(0, 1)
         elif key.endswith(EMBEDDING):
             value = value.flatten(1, 2)
             if key == prefix + _LAST_EMBEDDING:
                 value = torch.cat([torch.zeros_like(value[:, :1]), value], dim=1)
-        elif theirs.endswith('norm_layer.running_mean'):
-            bias = theirs.replace('norm_layer.running_mean', 'dconv.bias')
-            done[prefix + bias] = torch.zeros_like(value)
+        elif theirs.endswith(_MEAN):
+            done[prefix + theirs.replace(_MEAN, _BIAS)] = torch.zeros_like(value)
         done[prefix + theirs] = value.contiguous()
     if unknown:
         raise ValueError(
@@ -198,6 +190,16 @@ def wrong_weight(key: str, value: Any) -> str:
     ):
         return f'{key} holds {value.dtype}, not floating point numbers'
     return ''
+
+
+def check_weight(key: str, value: Any) -> None:
+    """Refuse what cannot be the parameter of this name in mmlit's layout."""
+    dims = 3 if key.endswith(TABLE) else 4 if key.endswith(EMBEDDING) else None
+    wrong = wrong_weight(key, value)
+    if not wrong and dims not in (None, value.dim()):
+        wrong = f'{key} has shape {tuple(value.shape)}, not {dims} dimensions'
+    if wrong:
+        raise ValueError(wrong)
 
 
 def _table_image(key: str, flat: Tensor, shape: Optional[Sequence[int]]) -> Tensor:
@@ -235,25 +237,27 @@ def _fold(
     dtype: Optional[torch.dtype],
 ) -> None:
     """Subtract the token mergings' biases from the running means behind them."""
-    family = done.family
-    means = {
-        key for key in done.sources if key.endswith('.downsample.norm.running_mean')
+    means = {key for key in done.sources if key.endswith('.running_mean')}
+    theirs = {
+        key: prefix + official_key(key[len(prefix) :], done.family)
+        for key in means ^ biases.keys()
     }
-    lost = [official_key(key[len(prefix) :], family) for key in biases.keys() - means]
-    backwards = [(ours, theirs) for theirs, ours in FOLDED[family]]
-    lost += [translate(key[len(prefix) :], backwards) for key in means - biases.keys()]
-    if lost:
+    missing = [
+        theirs[key].replace(_MEAN, _BIAS) if key in means else theirs[key]
+        for key in theirs
+    ]
+    if missing:
         raise ValueError(
             f'missing keys in a state dict that looks like LIT {guess_arch(state)}: '
-            f'{summary(sorted(prefix + key for key in lost))} (the bias of a token '
-            'merging and the running mean behind it are of use together only)'
+            f'{summary(sorted(missing))} (the bias of a token merging and the running '
+            'mean behind it are of use together only)'
         )
     for ours, key in biases.items():
         mean, bias = done.state[ours], state[key]
         if mean.shape != bias.shape:
-            shapes = tuple(bias.shape), tuple(mean.shape)
             raise ValueError(
-                '{} is {}, the running mean behind it {}'.format(key, *shapes)
+                f'{key} is {tuple(bias.shape)}, the running mean behind it '
+                f'{tuple(mean.shape)}'
             )
         wide = torch.promote_types(mean.dtype, dtype or bias.dtype)
         done.state[ours] = mean.to(wide) - bias.to(wide)

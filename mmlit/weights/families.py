@@ -1,134 +1,167 @@
-"""The names of LIT's parameters in the authors' two layouts and in mmlit's own.
+"""Name LIT's parameters as mmlit and each family of official files do.
 
 The authors have two families of networks, called `relative` (small, medium, base) and
-`absolute` (tiny) here, after their position parameters. A rule is a pair of key
-patterns; what a <hole> stands for is the same on both sides.
+`absolute` (tiny) here, after their position parameters.
 """
 
 import re
-from functools import lru_cache
-from typing import Any, Iterable, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Pattern,
+    Sequence,
+    Tuple,
+)
 
 from ..archs import ARCHS, NUM_STAGES
 
-Rules = Sequence[Tuple[str, str]]
-
-HOLES = {
-    'block': r'[0-9]{1,3}',
-    'embed': r'(?:proj|norm)\.(?:weight|bias)',
-    'conv': r'weight|conv_offset\.(?:weight|bias)',
-    'batchnorm': r'weight|bias|running_mean|running_var|num_batches_tracked',
-    'layer': r'(?:norm[12]|attn\.qkv|attn\.proj|mlp\.fc[12])\.(?:weight|bias)',
-    'affine': r'weight|bias',
-    'any': r'.+',
-}
 #: Ends of the keys of position parameters, which differ in more than their names.
 TABLE = 'relative_position_bias_table'
 EMBEDDING = 'absolute_pos_embed'
 #: A whole network has a patch embedding, a part of one has none.
 PATCH_EMBEDDING = 'stages.0.patch_embed.'
 
+_AFFINE = r'(?:weight|bias)'
+_EMBED = rf'(?:proj|norm)\.{_AFFINE}'
+_BLOCK = r'[0-9]{1,3}'
+_LAYER = rf'{_BLOCK}\.(?:norm[12]|attn\.qkv|attn\.proj|mlp\.fc[12])\.{_AFFINE}'
+_CONV = rf'(?:weight|conv_offset\.{_AFFINE})'
+_BATCHNORM = r'(?:weight|bias|running_mean|running_var|num_batches_tracked)'
 
-def _relative_rules() -> Rules:
+Name = Tuple[str, str, str]
+Pairs = List[Tuple[Pattern[str], str]]
+
+
+def _relative() -> Iterator[Name]:
     """Stages count from 0; token merging is the end of one."""
-    rules = [('patch_embed.<embed>', 'stages.0.patch_embed.<embed>')]
-    for s in range(NUM_STAGES):
-        theirs, ours = f'layers.{s}.blocks.<block>', f'stages.{s}.blocks.<block>'
-        rules += [
-            (f'{theirs}.<layer>', f'{ours}.<layer>'),
-            (f'{theirs}.attn.{TABLE}', f'{ours}.attn.position_bias.{TABLE}'),
-            (f'norm{s}.<affine>', f'stages.{s}.out_norm.<affine>'),
-        ]
-    for s in range(1, NUM_STAGES):
-        theirs, ours = f'layers.{s - 1}.downsample', f'stages.{s}.downsample'
-        rules += [
-            (f'{theirs}.dconv.<conv>', f'{ours}.dconv.<conv>'),
-            (f'{theirs}.norm_layer.<batchnorm>', f'{ours}.norm.<batchnorm>'),
-        ]
-    return rules
+    yield 'patch_embed.*', 'stages.0.patch_embed.*', _EMBED
+    for i in range(NUM_STAGES):
+        theirs, ours = f'layers.{i}.blocks.*', f'stages.{i}.blocks.*'
+        yield theirs, ours, _LAYER
+        yield f'{theirs}.attn.{TABLE}', f'{ours}.attn.position_bias.{TABLE}', _BLOCK
+        yield f'norm{i}.*', f'stages.{i}.out_norm.*', _AFFINE
+    for i in range(1, NUM_STAGES):
+        yield from _merging(f'layers.{i - 1}.downsample', f'stages.{i}.downsample')
 
 
-def _absolute_rules() -> Rules:
+def _absolute() -> Iterator[Name]:
     """Stages count from 1; token merging is the beginning of one."""
-    rules = [('patch_embed1.<embed>', 'stages.0.patch_embed.<embed>')]
-    for s in range(NUM_STAGES):
-        rules += [
-            (f'block{s + 1}.<block>.<layer>', f'stages.{s}.blocks.<block>.<layer>'),
-            (f'pos_embed{s + 1}', f'stages.{s}.pos_embed.{EMBEDDING}'),
-        ]
-    for s in range(1, NUM_STAGES):
-        theirs, ours = f'patch_embed{s + 1}', f'stages.{s}.downsample'
-        rules += [
-            (f'{theirs}.dconv.<conv>', f'{ours}.dconv.<conv>'),
-            (f'{theirs}.norm_layer.<batchnorm>', f'{ours}.norm.<batchnorm>'),
-        ]
-    return rules
+    yield 'patch_embed1.*', 'stages.0.patch_embed.*', _EMBED
+    for i in range(NUM_STAGES):
+        yield f'block{i + 1}.*', f'stages.{i}.blocks.*', _LAYER
+        yield f'pos_embed{i + 1}', f'stages.{i}.pos_embed.{EMBEDDING}', ''
+    for i in range(1, NUM_STAGES):
+        yield from _merging(f'patch_embed{i + 1}', f'stages.{i}.downsample')
 
 
-#: (Official key, mmlit key).
-RULES = {'relative': _relative_rules(), 'absolute': _absolute_rules()}
-#: (Official bias in front of a BatchNorm, mmlit's running mean that it folds into).
-FOLDED = {
-    'relative': [
+def _merging(theirs: str, ours: str) -> Iterator[Name]:
+    yield f'{theirs}.dconv.*', f'{ours}.dconv.*', _CONV
+    yield f'{theirs}.norm_layer.*', f'{ours}.norm.*', _BATCHNORM
+
+
+def _compile(names: Iterable[Name]) -> Pairs:
+    """Pair a pattern for the first of each two names with a template for the second."""
+    return [
         (
-            f'layers.{s - 1}.downsample.dconv.bias',
-            f'stages.{s}.downsample.norm.running_mean',
+            re.compile(re.escape(source).replace(r'\*', f'({rest})')),
+            target.replace('*', r'\g<1>'),
         )
-        for s in range(1, NUM_STAGES)
-    ],
-    'absolute': [
-        (f'patch_embed{s + 1}.dconv.bias', f'stages.{s}.downsample.norm.running_mean')
-        for s in range(1, NUM_STAGES)
-    ],
-}
-#: (Official key without a use in a backbone, the name to report it under).
-DROPPED = {
-    'relative': [
-        ('head.<any>', 'head'),
-        ('norm.<affine>', 'norm'),
-        *(
-            (
-                f'layers.{s}.blocks.<block>.attn.relative_position_index',
-                'relative_position_index',
-            )
-            for s in range(NUM_STAGES)
-        ),
-    ],
-    'absolute': [
-        ('head.<any>', 'head'),
-        ('norm.<affine>', 'norm'),
-        ('cls_token', 'cls_token'),
-    ],
-}
+        for source, target, rest in names
+    ]
 
+
+#: By family: the authors' name, mmlit's, and what ``*`` stands for in both.
+_NAMES = {'relative': [*_relative()], 'absolute': [*_absolute()]}
+FAMILIES = tuple(_NAMES)
+_TO_MMLIT = {family: _compile(_NAMES[family]) for family in FAMILIES}
+_TO_OFFICIAL = {
+    family: _compile((ours, theirs, rest) for theirs, ours, rest in _NAMES[family])
+    for family in FAMILIES
+}
+#: Official keys without a use in a backbone.
+_DROPPED = re.compile(
+    rf'(head)\..+|(norm)\.{_AFFINE}|(cls_token)'
+    rf'|layers\.[0-3]\.blocks\.{_BLOCK}\.attn\.(relative_position_index)'
+)
 #: What the first keys of a LIT begin with, and the layout that this tells.
-ENTRANCES = {
+_LAYOUTS = {
+    'stages.0.patch_embed': 'mmlit',
     'patch_embed': 'relative',
     'patch_embed1': 'absolute',
-    'stages.0.patch_embed': 'mmlit',
 }
-_ENTRANCE_KEY = re.compile(
-    # The shortest prefix first: `stages.0.` is none of `patch_embed`.
-    rf'(?P<prefix>(?:.*?\.)??)(?P<entrance>{"|".join(map(re.escape, ENTRANCES))})\.'
-    + HOLES['embed']
+# The shortest prefix is tried first: `stages.0.` is never one of `patch_embed`.
+_FIRST_KEY = re.compile(
+    rf'((?:.*?\.)??)({"|".join(map(re.escape, _LAYOUTS))})\.{_EMBED}'
+)
+#: The width of a stage is its outputs.
+_FIRST_CONV = re.compile(
+    r'stages\.([0-3])\.(?:patch_embed\.proj|downsample\.dconv)\.weight'
 )
 #: A part of a network has too few keys to be told under a prefix of any name.
 _WRAPPERS = re.compile(r'(?:(?:module|model|backbone)\.)*')
+_KEY_OF_0_1 = re.compile(r'(^|\.)stages\.([0-3])\.(enter|position)\.')
 
 
-#: What mmlit 0.1 called the parts of a stage, and their present names.
-RENAMED = [
-    (re.compile(r'(^|\.)stages\.0\.enter\.'), r'\1stages.0.patch_embed.'),
-    (re.compile(r'(^|\.)stages\.([1-3])\.enter\.'), r'\1stages.\2.downsample.'),
-    (re.compile(r'(^|\.)stages\.([0-3])\.position\.'), r'\1stages.\2.pos_embed.'),
-]
+def mmlit_key(key: str, family: str) -> Optional[str]:
+    """Return mmlit's name for an official key, ``None`` where it has none."""
+    return _translate(key, _TO_MMLIT[family])
+
+
+def folded_key(key: str, family: str) -> Optional[str]:
+    """Return mmlit's running mean that an official token merging's bias folds into."""
+    if not key.endswith('.dconv.bias'):
+        return None
+    return mmlit_key(key[: -len('dconv.bias')] + 'norm_layer.running_mean', family)
+
+
+def official_key(key: str, family: str) -> Optional[str]:
+    """Return the authors' name for a key of mmlit, ``None`` where there is none."""
+    return _translate(key, _TO_OFFICIAL[family])
+
+
+def _translate(key: str, pairs: Pairs) -> Optional[str]:
+    for pattern, template in pairs:
+        match = pattern.fullmatch(key)
+        if match:
+            return match.expand(template)
+    return None
+
+
+def dropped_part(key: str) -> Optional[str]:
+    """Name the part of an official network that a key is of and no backbone needs."""
+    match = _DROPPED.fullmatch(key)
+    return match and match[match.lastindex]
+
+
+def is_mmlit_key(key: str) -> bool:
+    """Tell whether a LIT of mmlit could have a parameter or buffer of this name."""
+    out_norm = re.fullmatch(rf'stages\.[0-3]\.out_norm\.{_AFFINE}', key)
+    return bool(out_norm) or any(official_key(key, family) for family in FAMILIES)
 
 
 def present_key(key: str) -> str:
     """Return a key of mmlit 0.1 under its present name, any other as it is."""
-    for old, new in RENAMED:
-        key = old.sub(new, key)
-    return key
+    match = _KEY_OF_0_1.search(key)
+    if not match:
+        return key
+    part = 'downsample' if match[2] > '0' else 'patch_embed'
+    part = 'pos_embed' if match[3] == 'position' else part
+    return f'{key[: match.start(3)]}{part}{key[match.end(3) :]}'
+
+
+def check_keys(keys: Iterable[Any]) -> List[str]:
+    """Return the keys of a state dict, all of which must be strings."""
+    keys = list(keys)
+    for key in keys:
+        if not isinstance(key, str):
+            raise ValueError(
+                f'{key!r:.80} is among the keys, where parameters have names'
+            )
+    return keys
 
 
 def recognise(keys: Iterable[str]) -> Optional[Tuple[str, str]]:
@@ -141,14 +174,9 @@ def recognise(keys: Iterable[str]) -> Optional[Tuple[str, str]]:
     Raises:
         ValueError: There are several, none plainly the backbone; or a key is no string.
     """
-    keys, found = list(keys), {}
-    for key in keys:
-        if not isinstance(key, str):
-            raise ValueError(
-                f'{key!r:.80} is among the keys, where parameters have names'
-            )
-    for match in filter(None, map(_ENTRANCE_KEY.fullmatch, keys)):
-        found[match['prefix']] = ENTRANCES[match['entrance']]
+    keys, found = check_keys(keys), {}
+    for match in filter(None, map(_FIRST_KEY.fullmatch, keys)):
+        found[match[1]] = _LAYOUTS[match[2]]
     if len(found) > 1:
         plain = sorted(filter(_WRAPPERS.fullmatch, found), key=len)
         if not plain:
@@ -162,29 +190,16 @@ def recognise(keys: Iterable[str]) -> Optional[Tuple[str, str]]:
     for key in keys:
         prefix = _WRAPPERS.match(key)[0]
         part = key[len(prefix) :]
-        if not _ANY_PART.fullmatch(part):
-            continue
         if is_mmlit_key(part):
             return prefix, 'mmlit'
-        for family, rules in RULES.items():
-            if translate(part, [*rules, *FOLDED[family]]):
+        for family in FAMILIES:
+            if mmlit_key(part, family) or folded_key(part, family):
                 return prefix, family
     return None
 
 
-def official_key(key: str, family: str) -> Optional[str]:
-    """The authors' name for one of mmlit's keys; ``None`` where they have none."""
-    return translate(key, [(ours, theirs) for theirs, ours in RULES[family]])
-
-
-def is_mmlit_key(key: str) -> bool:
-    """Whether a LIT of mmlit could have a parameter or buffer of this name."""
-    out_norm = re.fullmatch(r'stages\.[0-3]\.out_norm\.(?:weight|bias)', key)
-    return bool(out_norm) or any(official_key(key, family) for family in RULES)
-
-
 def guess_arch(state: Mapping[str, Any]) -> str:
-    """Which LIT a state dict is of, judged by widths, depths and position parameters.
+    """Guess which LIT a state dict is of, by widths, depths and position parameters.
 
     Args:
         state: Weights in any of the layouts; they may be incomplete.
@@ -196,10 +211,8 @@ def guess_arch(state: Mapping[str, Any]) -> str:
     dims, depths, pos_embed = [None] * NUM_STAGES, [0] * NUM_STAGES, None
     for key, value in state.items():
         key = key[len(prefix) :] if key.startswith(prefix) else ''
-        key = (translate(key, RULES[layout]) if layout in RULES else key) or ''
-        match = re.fullmatch(
-            r'stages\.([0-3])\.(?:patch_embed\.proj|downsample\.dconv)\.weight', key
-        )
+        key = (mmlit_key(key, layout) if layout in FAMILIES else key) or ''
+        match = _FIRST_CONV.fullmatch(key)
         if match:
             dims[int(match[1])] = next(iter(getattr(value, 'shape', ())), None)
         match = re.match(r'stages\.([0-3])\.blocks\.(\d+)\.', key)
@@ -208,56 +221,26 @@ def guess_arch(state: Mapping[str, Any]) -> str:
             depths[stage] = max(depths[stage], depth)
         if key.endswith((TABLE, EMBEDDING)):
             pos_embed = 'relative' if key.endswith(TABLE) else 'absolute'
-    lost = {}
+    missing = {}
     for name, arch in ARCHS.items():
         if (
             all(dim in (None, own) for dim, own in zip(dims, arch.embed_dims))
             and all(depth <= own for depth, own in zip(depths, arch.depths))
             and pos_embed in (None, arch.pos_embed)
         ):
-            lost[name] = sum(arch.depths) - sum(depths) + dims.count(None)
-    if not lost or dims.count(None) == NUM_STAGES:
+            missing[name] = sum(arch.depths) - sum(depths) + dims.count(None)
+    if not missing or dims.count(None) == NUM_STAGES:
         positions = f'{pos_embed or "no"} positions'
         return f'with embed_dims {tuple(dims)}, depths {tuple(depths)}, {positions}'
-    name = min(lost, key=lost.get)
-    return name if lost[name] == 0 and pos_embed else f'{name} with parts missing'
+    name = min(missing, key=missing.get)
+    return name if missing[name] == 0 and pos_embed else f'{name} with parts missing'
 
 
-def translate(key: str, rules: Rules) -> Optional[str]:
-    """The right side of the first rule whose left side fits the key, or ``None``."""
-    for left, right in rules:
-        match = _compile(left).fullmatch(key)
-        if match:
-            return re.sub(r'<(\w+)>', lambda hole, found=match: found[hole[1]], right)
-    return None
-
-
-@lru_cache(maxsize=None)
-def _compile(side: str) -> 're.Pattern[str]':
-    parts = re.split(r'<(\w+)>', side)  # text, hole, text, hole, ..., text
-    pattern = [
-        f'(?P<{part}>{HOLES[part]})' if i % 2 else re.escape(part)
-        for i, part in enumerate(parts)
-    ]
-    return re.compile(''.join(pattern))
-
-
-#: One look for what would take one for each rule: a file may have a million keys.
-_ANY_PART = re.compile(
-    '|'.join(
-        re.sub(r'\?P<\w+>', '?:', _compile(side).pattern)
-        for family in RULES
-        for rule in (*RULES[family], *FOLDED[family])
-        for side in rule
-    )
-)
-
-
-def summary(names: Sequence[str], most: int = 4) -> str:
-    """The first few of many names, and how many there are."""
+def summary(names: Sequence[str], limit: int = 4) -> str:
+    """List the first few of many names, and how many there are."""
     shown = (  # A file may give names of any length and kind.
         name if len(name) <= 120 and name.isprintable() else f'{ascii(name[:100])}...'
-        for name in map(str, names[:most])
+        for name in map(str, names[:limit])
     )
     text = ', '.join(shown)
-    return text if len(names) <= most else f'{text}, ... ({len(names)} in all)'
+    return text if len(names) <= limit else f'{text}, ... ({len(names)} in all)'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,23 +11,15 @@ import torch
 from mmlit import LIT
 from mmlit.archs import ARCHS, PATCH_SIZE
 from mmlit.models.position import reference_grid
-from mmlit.weights.convert import wrong_weight
-from mmlit.weights.families import EMBEDDING, PATCH_EMBEDDING, TABLE, is_mmlit_key
+from mmlit.weights.convert import check_weight
+from mmlit.weights.families import PATCH_EMBEDDING, TABLE, is_mmlit_key
 
 
 def check_values(state: Mapping[str, Any], prefix: str) -> None:
     """Raise ValueError unless all values under mmlit's names can be parameters."""
     for key, value in state.items():
-        if not (key.startswith(prefix) and is_mmlit_key(key[len(prefix) :])):
-            continue
-        wrong = wrong_weight(key, value)
-        if wrong:
-            raise ValueError(wrong)
-        dims = 3 if key.endswith(TABLE) else 4 if key.endswith(EMBEDDING) else None
-        if dims not in (None, value.dim()):
-            raise ValueError(
-                f'{key} has shape {tuple(value.shape)}, not {dims} dimensions'
-            )
+        if key.startswith(prefix) and is_mmlit_key(key[len(prefix) :]):
+            check_weight(key, value)
 
 
 def reference_size(state: Mapping[str, Any], prefix: str) -> tuple[int, int] | None:
@@ -71,8 +62,6 @@ def check_complete(
     norms = {int(key.split('.')[1]) for key in own if '.out_norm.' in key}
     with torch.device('meta'):  # Only the shapes matter.
         net = LIT(arch, img_size=img_size or 224, out_norm_indices=sorted(norms))
-    own = OrderedDict(own)
-    own._metadata = {'': {'source': 'the converted weights'}}  # For LIT's errors.
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', '.*to a meta parameter', UserWarning)

@@ -52,10 +52,9 @@ def test_half_an_official_file():
     state = official('relative', 'imagenet')
     half = dict(list(state.items())[: len(state) // 2])
     lost = [key for key in half if key.endswith('downsample.dconv.bias')][-1]
-    message = refused(relative(), half, 'missing keys: layers.2')
+    refused(relative(), half, 'missing keys: layers.2')
     del half[lost]
-    words = f': {lost} (', 'looks like LIT with', '; missing keys: layers.2'
-    assert refused(relative(), half, *words) != message
+    refused(relative(), half, f': {lost} (', 'looks like LIT with')
 
 
 def test_truncated_file_of_our_own():
@@ -137,14 +136,3 @@ def test_file_of_another_arch(layout, built, given):
         net.load_state_dict(state, strict=False)
     begin = f'LIT {built} cannot load a state dict, which looks like LIT {given}: '
     assert str(caught.value).startswith(begin)
-
-
-def test_source_is_named(said):
-    state = torch.nn.modules.module.OrderedDict(official('relative', 'imagenet'))
-    state._metadata = {'': {'source': 'lit_x.pth'}}
-    relative().load_state_dict(state)
-    assert said[0].startswith(f'{NAME}: 70 of 70 backbone parameters from lit_x.pth; ')
-    relative().load_state_dict({'model': state})
-    assert said[1] == said[0]
-    del state['patch_embed.proj.bias']
-    refused(relative(), state, f'{NAME} cannot load lit_x.pth, ')

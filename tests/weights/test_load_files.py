@@ -48,7 +48,7 @@ def test_released_files_fill_everything(tmp_path, said, name, kind):
     for key, value in net.state_dict().items():
         assert torch.isfinite(value).all() and (value.dim() or value == 7), key
     total = COUNTS[name] + 2 * len(norms)
-    expected = f'LIT {name}: {total} of {total} backbone parameters from {file.name}'
+    expected = f'LIT {name}: {total} of {total} backbone parameters loaded'
     assert said[-1].startswith(expected), said
     assert 'initialisation' not in said[-1]
     # Spot checks, by the rows that the stand-in is made of.
@@ -78,7 +78,7 @@ def test_pretrained_init_keeps_output_norms_at_their_start(tmp_path, said):
         else:
             assert torch.equal(value, direct.state_dict()[key]), key
     assert said[0] == (
-        f'{NAME}: 70 of 70 backbone parameters from lit_x.pth; output norms 1, 2, 3 '
+        f'{NAME}: 70 of 70 backbone parameters loaded; output norms 1, 2, 3 '
         'stay at initialisation; dropped: relative_position_index, norm, head'
     )
 
@@ -103,7 +103,7 @@ def test_load_checkpoint_of_a_detector(tmp_path, capfd, said, family):
     direct = LIT(FAMILIES[family], img_size=800)
     direct.load_state_dict(official(family, 'detector'))
     same(detector.backbone.state_dict(), direct.state_dict())
-    assert 'from detector.pth' in said[0]
+    assert 'backbone parameters loaded' in said[0]
     # What mmengine reports is the stand-in's neck and head, and no backbone key.
     assert 'backbone' not in capfd.readouterr().out
 
@@ -114,5 +114,5 @@ def test_mmengine_does_not_hide_a_refusal(tmp_path):
     file = tmp_path / 'cut.pth'
     torch.save(official_file(state, 'imagenet'), file)
     net = relative(init_cfg=dict(type='Pretrained', checkpoint=str(file)))
-    with pytest.raises(ValueError, match='cannot load cut.pth.*patch_embed.norm.bias'):
+    with pytest.raises(ValueError, match='cannot load .*patch_embed.norm.bias'):
         net.init_weights()
