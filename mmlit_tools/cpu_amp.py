@@ -1,7 +1,10 @@
-"""Mixed precision on the CPU, where mmengine's AmpOptimWrapper refuses to run."""
+"""Train in mixed precision on the CPU, where mmengine's AmpOptimWrapper refuses."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 from mmengine.model import is_model_wrapper
@@ -22,7 +25,7 @@ class CpuAmpOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """The context that mmengine runs the forward pass and the loss in."""
+        """Open the context of the forward pass and the loss."""
         if is_model_wrapper(model):
             model = model.module
         with ExitStack() as stack:
@@ -34,7 +37,7 @@ class CpuAmpOptimWrapper(OptimWrapper):
 
 
 def _parts(model: nn.Module) -> Iterator[nn.Module]:
-    """Backbone, neck and heads, and theirs: a RoI head holds more heads."""
+    """Yield backbone, neck and heads, and the heads inside of a RoI head."""
     for part in model.children():
         yield part
         yield from part.children()

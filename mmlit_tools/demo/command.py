@@ -39,10 +39,10 @@ from mmlit_tools.demo.records import (
 )
 from mmlit_tools.demo.segmentation import SEGMENTATION
 from mmlit_tools.demo.task import Task
+from mmlit_tools.paths import ASSETS, OUTPUTS
 from mmlit_tools.shapes.dataset import ensure_shapes
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / 'configs/detection/mask-rcnn_lit-ti_fpn_shapes.py'
+CONFIG = ASSETS / 'configs/detection/mask-rcnn_lit-ti_fpn_shapes.py'
 TASKS = {'mmdet': DETECTION, 'mmseg': SEGMENTATION}
 STEPS = 5
 
@@ -109,7 +109,7 @@ def train(
     args: argparse.Namespace, config: Config, epochs: int, environment: dict[str, str]
 ) -> Path:
     """Trains, or goes on training, as far as needed; returns the last checkpoint."""
-    wanted = fingerprint(config, epochs, ROOT)
+    wanted = fingerprint(config, epochs, ASSETS)
     plan, checkpoint = plan_training(args.out, wanted, epochs)
     if args.fresh or plan == 'changed':
         why = 'as told' if args.fresh else 'the config is not that of the earlier run'
@@ -175,7 +175,7 @@ def _run_tool(command: list[str | Path], environment: dict[str, str]) -> None:
     script, *rest = (str(part) for part in command)
     # The child's output goes straight to the terminal: losses, ETA and AP as they come.
     done = subprocess.run(
-        [sys.executable, str(ROOT / script), *rest],
+        [sys.executable, str(ASSETS / script), *rest],
         env={**os.environ, 'PYTHONUNBUFFERED': '1', **environment},
         close_fds=False,  # A child that outlives us keeps the lock of the folder.
     )
@@ -231,7 +231,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     if args.out is None:
         # Runs of different length do not overwrite each other.
         suffix = '' if args.epochs is None else f'_{args.epochs}-epochs'
-        args.out = ROOT / 'demo' / 'output' / (args.config.stem + suffix)
+        args.out = OUTPUTS / 'demo' / 'output' / (args.config.stem + suffix)
     args.out = args.out.expanduser().resolve()
     return args
 

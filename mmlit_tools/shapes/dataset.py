@@ -25,6 +25,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from rich.progress import Progress
 
+from mmlit_tools.paths import OUTPUTS
 from mmlit_tools.shapes.drawing import CATEGORIES, Scene, draw_scene
 
 try:
@@ -32,7 +33,7 @@ try:
 except ImportError:  # Windows: works, but one process at a time.
     fcntl = None
 
-DEFAULT_OUT = Path(__file__).resolve().parents[2] / 'data' / 'shapes'
+DEFAULT_OUT = OUTPUTS / 'data' / 'shapes'
 MANIFEST = 'shapes.json'
 # Raise it when the same arguments begin to give other images.
 DRAWING_VERSION = 2

@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,11 @@ import torch
 from mmengine.config import Config
 
 from mmlit.errors import BrokenSampleError, UserError
-from mmlit_tools import configs, test, train
+from mmlit_tools import configs, paths, test, train
 from mmlit_tools.cli import check_out_file, command
 from support.running_tools import stopped
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Broken(torch.utils.data.Dataset):
@@ -131,3 +133,13 @@ def test_a_file_to_write(tmp_path):
             check_out_file(tmp_path / name, '--out', False, '.py')
     check_out_file(there, '--out', True, '.py')
     check_out_file(tmp_path / 'new.py', '--out', False, '.py')
+
+
+def test_an_installed_package_writes_to_the_current_folder(tmp_path):
+    assert paths.ASSETS == paths.OUTPUTS == ROOT
+    installed = tmp_path / 'mmlit_tools' / 'paths.py'
+    installed.parent.mkdir()
+    shutil.copy(paths.__file__, installed)
+    found = runpy.run_path(str(installed))
+    assert found['OUTPUTS'] == Path()
+    assert found['ASSETS'] == ROOT / 'mmlit' / '.mim'

@@ -255,7 +255,7 @@ def undrawn(monkeypatch):
 @pytest.mark.usefixtures('undrawn')
 def test_demo_resumes_where_it_stopped(calls, arguments, tmp_path):
     work = tmp_path / 'work'
-    wanted = records.fingerprint(Config.fromfile(arguments[0]), 4, demo.ROOT)
+    wanted = records.fingerprint(Config.fromfile(arguments[0]), 4, demo.ASSETS)
     checkpoint = leave_checkpoint(work, 2, wanted)
     demo.main(arguments)
     assert calls[0][calls[0].index('--resume') + 1] == str(checkpoint)
