@@ -28,9 +28,9 @@ from .visualization.offset_hook import OffsetVisualizationHook
 from .engine.config_bases import register_configs
 from .version import __version__
 
-# So that checkpoints mmengine wrote load again with torch >= 2.6 (see the function).
+# So that mmengine's own and the authors' checkpoints load with torch >= 2.6.
 allow_mmengine_checkpoints()
-# So that no checkpoint runs code, and the authors' load without their packages.
+# So that no downloaded checkpoint runs code.
 register_checkpoint_schemes()
 # So that configs can start from `mmlit::detection/...` and `mmlit::segmentation/...`.
 register_configs()

@@ -1,30 +1,25 @@
-"""Let torch >= 2.6 read mmengine's own training checkpoints again, and no more.
+"""List what checkpoint files may name besides tensors, and what each name stands for.
 
-Since torch 2.6 `torch.load` is `weights_only=True`: it rebuilds tensors and refuses
-every Python object that is not on a list. mmengine 0.10 puts such objects into each
-checkpoint it writes, so its own `--resume` and every `tools/test.py` fail on them.
-`allow_mmengine_checkpoints` extends the list by what those files hold:
+`torch.load(weights_only=True)` rebuilds tensors and refuses every other object that is
+not on a list. mmengine's own checkpoints hold curves (HistoryBuffer and its
+statistics), the annealing function of OneCycleLR, and numpy arrays and scalars; the LIT
+authors' hold the settings of a training (argparse.Namespace, yacs.config.CfgNode).
 
-====================================  ==============================================
-in the file                           where mmengine puts it
-====================================  ==============================================
-HistoryBuffer                         the message hub's curves (loss, lr, time, ...)
-getattr(HistoryBuffer, 'mean'), ...   the statistics that a HistoryBuffer pickles
-getattr(OneCycleParamScheduler, ...)  the annealing function of OneCycleLR
-numpy arrays and scalars              inside the curves; `eta`, `best_score`, metrics
-====================================  ==============================================
+torch calls what the list gives for a name with arguments that the file chooses. So a
+name is bound to the class itself only where no argument can do harm. Elsewhere a
+stand-in of this module serves these files and raises for the rest: `getattr` reaches
+anything from anywhere, and numpy's dtype and ndarray can be told to read the file's
+bytes as pointers (seen: crashes, numpy 1.24 to 2.4).
 
-(AMP's loss scale, EMA weights, optimizers and the other schedulers add nothing.)
-
-torch calls whatever the list gives for a name with arguments that the file chooses.
-So each name is bound to a function of this module that serves these cases and raises
-for the rest, not to the object of that name. `getattr` reaches anything from
-anywhere, and a dtype takes a state from the file that makes numpy read the file's
-bytes as pointers (seen: a crash in a hundred bytes, numpy 1.24 to 2.4).
+torch takes such lists since 2.6. Before, `Unpickler` and `load` below make this module
+a ``pickle_module`` for `torch.load` that is as strict.
 """
 
+import argparse
+import pickle
+from collections import Counter, OrderedDict
 from pickle import UnpicklingError
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple, Union
 
 import numpy as np
 import torch
@@ -32,176 +27,198 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.utils import digit_version
 
-# numpy 1 pickles under the first name, numpy 2 under the second.
-NUMPY_MODULES = ('numpy.core.multiarray', 'numpy._core.multiarray')
-# Plain numbers, as numpy spells them in pickles.
+#: Whether torch takes a list of names, and is safe unless told otherwise.
+TORCH_TAKES_LISTS = digit_version(torch.__version__)[:2] >= (2, 6)
+#: Plain numbers, as numpy spells them in pickles.
 DTYPE_CODES = 'b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8'.split()
 
 
 class _SavedHistory(HistoryBuffer):
-    """A `HistoryBuffer` until its state is read and checked, then a plain one.
+    """A HistoryBuffer that leaves alone the statistics, which all buffers share."""
 
-    The class's own `__setstate__` writes what the file says into the registry of
-    statistics that all buffers share; this one leaves the registry alone.
-    """
-
-    CURVES = ('_log_history', '_count_history')
-
-    def __init__(self, *args, **kwargs):
-        raise UnpicklingError('HistoryBuffer is called, which mmengine never writes')
-
-    def __setstate__(self, state: dict) -> None:
-        state = dict(state)
-        state.pop('statistics_methods', None)
-        curves = [state.get(key) for key in self.CURVES]
-        if (
-            set(state) != {'max_length', *self.CURVES}
-            or type(state['max_length']) is not int
-            or not all(isinstance(x, np.ndarray) and x.ndim == 1 for x in curves)
-        ):
-            raise UnpicklingError(
-                f'HistoryBuffer with the state {_brief(state)}; mmengine writes an '
-                'int max_length and two one-dimensional arrays, _log_history and '
-                '_count_history'
-            )
-        state.update({key: state[key].view(np.ndarray) for key in self.CURVES})
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        curves = {key: state.get(key) for key in ('_log_history', '_count_history')}
+        if not all(isinstance(x, np.ndarray) and x.ndim == 1 for x in curves.values()):
+            raise UnpicklingError('a HistoryBuffer without its two curves')
+        curves = {key: curve.view(np.ndarray) for key, curve in curves.items()}
         self.__class__ = HistoryBuffer
-        HistoryBuffer.__setstate__(self, state)
+        self.__setstate__({**state, **curves, 'statistics_methods': {}})
 
 
 class _NamedArray(np.ndarray):
-    """Stands for numpy.ndarray, which these files name but never call.
+    """Stand for numpy.ndarray, which files name but never call."""
 
-    Nothing is ever of this class, unless other code has allowed numpy's own
-    `_reconstruct` (a usual workaround): then it pickles as what it is.
-    """
+    def __new__(cls, *args: Any, **kwargs: Any) -> 'np.ndarray':
+        raise UnpicklingError('numpy.ndarray is called')
 
-    def __new__(cls, *args, **kwargs):
-        raise UnpicklingError('numpy.ndarray is called, which mmengine never writes')
-
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:  # Where other code allows numpy's `_reconstruct`.
         return self.view(np.ndarray).__reduce__()
 
 
-class _NamedOneCycle(OneCycleParamScheduler):
-    """Stands for OneCycleParamScheduler, which is named but never called."""
-
-    def __new__(cls, *args, **kwargs):
-        raise UnpicklingError(
-            'OneCycleParamScheduler is called, which mmengine never writes'
-        )
-
-
-# (class, what stands for it in a file, the attributes that files ask for)
-ATTRIBUTES = (
-    (HistoryBuffer, _SavedHistory, ('min', 'max', 'current', 'mean')),
-    (
-        OneCycleParamScheduler,
-        _NamedOneCycle,
-        ('_annealing_cos', '_annealing_linear'),
-    ),
+_STATISTICS = ('min', 'max', 'current', 'mean')
+_ATTRIBUTES = (
+    (_SavedHistory, _STATISTICS),
+    (HistoryBuffer, _STATISTICS),
+    (OneCycleParamScheduler, ('_annealing_cos', '_annealing_linear')),
 )
 
 
 def _getattr(owner: Any, name: Any, *default: Any) -> Callable:
-    """Stands for builtins.getattr: six functions of mmengine, and nothing else."""
-    for cls, stand_in, names in ATTRIBUTES:
-        is_owner = owner is stand_in or owner is cls
-        if is_owner and type(name) is str and name in names:
+    """Stand for builtins.getattr: six functions of mmengine, and nothing else."""
+    for cls, names in _ATTRIBUTES:
+        if owner is cls and type(name) is str and name in names:
             return getattr(cls, name)
-    raise UnpicklingError(
-        f'getattr({_brief(owner)}, {_brief(name)}) is refused: mmengine writes it '
-        'for the statistics of HistoryBuffer and the annealing of OneCycleLR only'
-    )
+    raise UnpicklingError(f'getattr of a {type(owner).__name__}, {name!r:.60}')
 
 
 def _dtype(code: Any, *flags: Any) -> np.dtype:
-    """Stands for numpy.dtype: numpy's own, unchangeable objects for plain numbers.
+    """Stand for numpy.dtype: numpy's own objects, which ignore a state from a file.
 
-    numpy ignores a pickled state for these objects, but not for the copies that
-    `numpy.dtype(code, False, True)` would make. The state's byte order is ignored
-    with the rest: files are taken to come from a machine like this one.
+    The copies that ``numpy.dtype(code, False, True)`` makes do not.
     """
     if type(code) is not str or code not in DTYPE_CODES:
-        raise UnpicklingError(
-            f'numpy dtype {_brief(code)} is refused: allowed are the plain numbers '
-            + ', '.join(DTYPE_CODES)
-        )
+        raise UnpicklingError(f'a numpy dtype other than {", ".join(DTYPE_CODES)}')
     return np.dtype(code)
 
 
 def _scalar(dtype: Any, data: Any) -> np.generic:
-    """Stands for numpy's `scalar`: numbers from bytes, no objects."""
-    _check_dtype(dtype)
+    """Stand for numpy's scalar: a number from its bytes."""
+    if not isinstance(dtype, np.dtype) or dtype.str[1:] not in DTYPE_CODES:
+        raise UnpicklingError('a numpy scalar without a dtype of plain numbers')
     if type(data) is not bytes or len(data) != dtype.itemsize:
-        raise UnpicklingError(
-            f'a numpy scalar of {dtype} from {_brief(data)} is refused: it takes '
-            f'{dtype.itemsize} bytes'
-        )
+        raise UnpicklingError(f'a numpy scalar of other than {dtype.itemsize} bytes')
     return np.frombuffer(data, dtype)[0]
 
 
 def _reconstruct(subtype: Any, shape: Any, code: Any) -> np.ndarray:
-    """Stands for numpy's `_reconstruct`: the empty array that a state then fills."""
+    """Stand for numpy's _reconstruct: the empty array that a state then fills."""
     if not (subtype is _NamedArray or subtype is np.ndarray) or shape != (0,):
-        raise UnpicklingError(
-            f'a numpy array of type {_brief(subtype)} and first shape '
-            f'{_brief(shape)} is refused: mmengine writes numpy.ndarray and (0,)'
-        )
+        raise UnpicklingError('a numpy array of another type or first shape')
     return np.empty(0, np.int8)
 
 
-def _check_dtype(dtype: Any) -> None:
-    if not isinstance(dtype, np.dtype) or dtype.str[1:] not in DTYPE_CODES:
-        raise UnpicklingError(
-            f'numpy dtype {_brief(dtype)} is refused: allowed are the plain numbers '
-            + ', '.join(DTYPE_CODES)
-        )
-
-
-def _brief(value: Any) -> str:
-    # A file may hold anything: lists that hold each other have a repr without end.
-    if isinstance(value, (str, bytes)):
-        return repr(value if len(value) <= 60 else value[:60]) + '...' * (
-            len(value) > 60
-        )
-    if value is None or isinstance(value, (bool, int, float, type, np.dtype)):
-        return repr(value)[:80]
-    if isinstance(value, dict):
-        return f'a dict of {len(value)} entries'
-    return f'a {type(value).__name__}'
-
-
-def mmengine_globals() -> List[Tuple[Callable, str]]:
-    """(object, name in the file) pairs for `torch.serialization.add_safe_globals`."""
-    pairs = [
-        (_SavedHistory, 'mmengine.logging.history_buffer.HistoryBuffer'),
-        (
-            _NamedOneCycle,
-            'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler',
-        ),
-        (_getattr, 'builtins.getattr'),
-        (_NamedArray, 'numpy.ndarray'),
-        (_dtype, 'numpy.dtype'),
-    ]
-    for module in NUMPY_MODULES:
-        pairs.append((_reconstruct, f'{module}._reconstruct'))
-        pairs.append((_scalar, f'{module}.scalar'))
-    # torch hands a state only to objects whose class is on the list. In a pickle a
-    # name ends where its line ends, so no file can name these classes to call them.
-    stateful = [np.ndarray, *(type(np.dtype(code)) for code in DTYPE_CODES)]
-    pairs.extend((cls, f'state only\n{cls.__name__}') for cls in stateful)
-    return pairs
+#: As `torch.serialization.add_safe_globals` takes them: a class or function under its
+#: own name, or (what stands for it, the name in a file).
+ALLOWED: List[Union[Callable, Tuple[Callable, str]]] = [
+    argparse.Namespace,
+    (OrderedDict, 'yacs.config.CfgNode'),  # A dict with flags; no yacs is needed.
+    OneCycleParamScheduler,
+    (_SavedHistory, 'mmengine.logging.history_buffer.HistoryBuffer'),
+    (_getattr, 'builtins.getattr'),
+    (_NamedArray, 'numpy.ndarray'),
+    # torch gives a state to objects of these classes alone. Of the arrays' own class no
+    # file can call: names in files have a dot.
+    (np.ndarray, 'ndarray'),
+    *(type(np.dtype(code)) for code in DTYPE_CODES),
+    (_dtype, 'numpy.dtype'),
+    # numpy 1 pickles under the first name, numpy 2 under the second.
+    (_reconstruct, 'numpy.core.multiarray._reconstruct'),
+    (_reconstruct, 'numpy._core.multiarray._reconstruct'),
+    (_scalar, 'numpy.core.multiarray.scalar'),
+    (_scalar, 'numpy._core.multiarray.scalar'),
+]
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Make mmengine's own checkpoints readable with `weights_only=True`.
+    """Make mmengine's own checkpoints and the LIT authors' readable by `torch.load`.
 
-    Files written on CPU or GPU, with AMP or EMA, under numpy 1 or 2 then load in
-    `tools/test.py` and for `--resume`; anything else in a file is refused as before.
-    `import mmlit` calls this; calling it again changes nothing. Before torch 2.6,
-    where loading is unrestricted by default, it does nothing.
+    With ``weights_only=True``, the default since torch 2.6, files written on CPU or
+    GPU, with AMP or EMA, under numpy 1 or 2 then load in ``tools/test.py`` and for
+    ``--resume``; whatever else a file asks for is refused as before. `import mmlit`
+    calls this; calling it again, or before torch 2.6, changes nothing.
     """
-    if digit_version(torch.__version__)[:2] < (2, 6):
-        return
-    torch.serialization.add_safe_globals(mmengine_globals())
+    if TORCH_TAKES_LISTS:
+        torch.serialization.add_safe_globals(ALLOWED)
+
+
+# --- the same before torch 2.6 -----------------------------------------------------
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """Stand for _codecs.encode, which is how a protocol 2 pickle spells bytes."""
+    if type(text) is not str or encoding != 'latin1':
+        raise UnpicklingError('_codecs.encode for other than bytes')
+    return text.encode('latin1')
+
+
+def _named() -> Dict[str, Callable]:
+    """Return what a file may name: ALLOWED, and what torch >= 2.6 allows by itself."""
+    named = {
+        'collections.OrderedDict': OrderedDict,
+        'collections.Counter': Counter,  # The milestones of MultiStepLR.
+        'builtins.set': set,
+        '_codecs.encode': _encode,
+        'torch.Size': torch.Size,
+        'torch.device': torch.device,
+    }
+    for name in ('_rebuild_tensor', '_rebuild_tensor_v2', '_rebuild_parameter'):
+        named[f'torch._utils.{name}'] = getattr(torch._utils, name)
+    dtypes = [item for item in vars(torch).values() if isinstance(item, torch.dtype)]
+    named.update((str(dtype), dtype) for dtype in dtypes)
+    for item in ALLOWED:
+        if not isinstance(item, tuple):
+            item = item, f'{item.__module__}.{item.__qualname__}'
+        named[item[1]] = item[0]
+    del named['ndarray']
+    return named
+
+
+def _refuse_instruction(_: Any) -> None:
+    raise UnpicklingError('a pickle instruction that torch.save does not write')
+
+
+class Unpickler(pickle._Unpickler):
+    """Unpickle what the list names and refuse everything else.
+
+    Derived from Python's own unpickler in Python: the one in C lets nobody look at a
+    call before it is made, or at an object before a state from the file goes into it.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+    for _instruction in 'INST OBJ NEWOBJ_EX EXT1 EXT2 EXT4'.split():
+        dispatch[getattr(pickle, _instruction)[0]] = _refuse_instruction
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._named = _named()
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for a name in the file; nothing is imported."""
+        module = 'builtins' if module == '__builtin__' else module
+        if f'{module}.{name}' not in self._named:
+            raise UnpicklingError(f'GLOBAL {module}.{name} is not allowed')
+        return self._named[f'{module}.{name}']
+
+    def load_reduce(self) -> None:
+        """Call what the list names, never what another call returned."""
+        self._check_call()
+        super().load_reduce()
+
+    def load_newobj(self) -> None:
+        """Make an object, as for calls."""
+        self._check_call()
+        super().load_newobj()
+
+    def _check_call(self) -> None:
+        called = self.stack[-2]
+        if not any(called is item for item in self._named.values()):
+            raise UnpicklingError(f'a call of a {type(called).__name__}')
+
+    def load_build(self) -> None:
+        """Give an object its state; classes and functions are shared and take none."""
+        state, item = self.stack.pop(), self.stack[-1]
+        if isinstance(item, (np.ndarray, np.dtype, _SavedHistory)):
+            item.__setstate__(state)
+        elif type(item) in (OrderedDict, argparse.Namespace) and type(state) is dict:
+            vars(item).update(state)
+        else:
+            raise UnpicklingError(f'a state for a {type(item).__name__}')
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def load(file: Any, **kwargs: Any) -> Any:
+    """Unpickle like `pickle.load`, by the unpickler above."""
+    return Unpickler(file, **kwargs).load()

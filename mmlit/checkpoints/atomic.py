@@ -1,29 +1,26 @@
-"""Writing a file whole or not at all."""
+"""Write files whole or not at all: beside their place, which they take in one step."""
 
 import contextlib
-import errno
 import os
+import secrets
 from pathlib import Path
-from typing import BinaryIO, Callable, Iterator
+from typing import Any, Callable, Iterator, List, Optional
 
-try:
-    import fcntl
-except ImportError:  # Windows: works, but one process at a time.
-    fcntl = None
+from mmengine.fileio import LocalBackend
+from mmengine.fileio.backends import register_backend
 
-CHUNK = 1 << 22
-# What file systems say that have no locks, some of those of clusters among them.
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_CHUNK = 1 << 22
+#: `backend_args` of whatever writes through mmengine.
+BACKEND_ARGS = dict(backend='whole_file')
 
 
 def write_whole(
-    path: Path, content: memoryview, replace: bool, advance: Callable[[int], None]
+    path: Path,
+    content: memoryview,
+    replace: bool = True,
+    advance: Callable[[int], None] = lambda written: None,
 ) -> None:
-    """Writes `content` to `path`, which meanwhile is what it was before.
-
-    The bytes go to `.NAME.part` beside it, which then takes its place in one step and
-    is on the disk when this returns. What a killed process left there is overwritten by
-    the next one; after any other failure it is removed.
+    """Write `content` to `path`, which until then is what it was before.
 
     Args:
         path: The file, in a folder that exists.
@@ -32,61 +29,69 @@ def write_whole(
         advance: Called with the number of bytes of each step.
 
     Raises:
-        OSError: The disk is full, say, or another process is writing this file.
+        OSError: The disk is full, say. Nothing is left of the attempt.
     """
-    part = path.with_name(f'.{path.name}.part')
-    with _only_writer(part) as file:
-        try:
+    # The process, for `remove_parts`, and a token: machines may share a disk.
+    own = f'.{os.getpid()}-{secrets.token_hex(4)}.{path.name}.part'
+    part = path.with_name(own)
+    try:
+        with part.open('xb', buffering=0) as file:
             done = 0
             while done < len(content):
-                written = file.write(content[done : done + CHUNK])
+                written = file.write(content[done : done + _CHUNK])
                 done += written
                 advance(written)
             os.fsync(file.fileno())
-            if path.exists() and not replace:
-                raise FileExistsError(f'{path} has appeared meanwhile')
-            os.replace(part, path)
-        except BaseException as error:
+        if path.exists() and not replace:
+            raise FileExistsError(f'{path} has appeared meanwhile')
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             part.unlink()
-            if isinstance(error, OSError) and error.strerror and not error.filename:
-                raise OSError(f'{path} cannot be written: {error.strerror}') from error
-            raise
-    _sync_folder(path.parent)
+        if isinstance(error, OSError) and error.strerror and not error.filename:
+            raise OSError(f'{path} cannot be written: {error.strerror}') from error
+        raise
+    with contextlib.suppress(OSError):  # Not every system can flush a folder.
+        handle = os.open(path.parent, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
 
 
 def remove_parts(folder: Path) -> None:
-    """Removes what killed processes left in `folder`; a living one keeps its file."""
+    """Remove what killed processes left in `folder`; on Linux, living ones keep it."""
     for part in folder.glob('.*.part'):
-        with contextlib.suppress(OSError), _only_writer(part):
-            part.unlink()
+        process = part.name[1:].partition('-')[0]
+        if not (process.isdigit() and Path('/proc', process).exists()):
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
-@contextlib.contextmanager
-def _only_writer(part: Path) -> Iterator[BinaryIO]:
-    # Not truncated before it is locked: it may be another process's work.
-    with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), 'wb', 0) as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Or else it has taken its place already.
-                mine = os.path.samestat(os.fstat(file.fileno()), os.stat(part))
-            except (BlockingIOError, FileNotFoundError):
-                mine = False
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                mine = True
-            if not mine:
-                raise OSError(f'another process is writing {part}')
-        file.truncate(0)
-        yield file
+@register_backend(BACKEND_ARGS['backend'], force=True)
+class WholeFileBackend(LocalBackend):
+    """Write mmengine's local files whole or not at all."""
 
+    def __init__(self):
+        self._to_remove: Optional[List[str]] = None
 
-def _sync_folder(folder: Path) -> None:
-    """Has the new name survive a power failure, where the system can do that."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+    def put(self, obj: bytes, filepath: Any) -> None:
+        """Write a file, which until then is what it was before."""
+        Path(filepath).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(filepath), memoryview(obj))
+
+    def remove(self, filepath: Any) -> None:
+        """Remove a file, inside of `removing_last` at the end of it."""
+        if self._to_remove is None:
+            super().remove(filepath)
+        else:
+            self._to_remove.append(filepath)
+
+    @contextlib.contextmanager
+    def removing_last(self) -> Iterator[None]:
+        """Have files removed once those that replace them are there."""
+        self._to_remove = []
         try:
-            os.fsync(handle)
+            yield
+            for filepath in self._to_remove:
+                super().remove(filepath)
         finally:
-            os.close(handle)
+            self._to_remove = None

@@ -1,8 +1,8 @@
-"""Configs that a checkpoint carries as text, which mmengine runs as programs.
+"""Remove configs from checkpoints that mmengine would run as programs.
 
-`Runner.resume` runs ``meta['config']``, and mmengine's inferencers run ``meta['cfg']``
-where they are given no other config. What mmengine itself saves is settings alone; any
-other text is kept from it.
+`Runner.resume` runs ``meta['config']``. mmengine's inferencers, where they are given no
+other config, run ``message_hub['runtime_info']['cfg']`` or ``meta['cfg']``. What
+mmengine itself saves is settings alone; any other text is kept from it.
 """
 
 import ast
@@ -10,31 +10,18 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-KEYS = ('config', 'cfg')
 #: Characters. The configs of mmdet and mmseg have some ten thousand.
-LONGEST = 1_000_000
+_LONGEST = 1_000_000
 #: What a dump of settings consists of.
-_PLAIN = (
-    ast.Module,
-    ast.Assign,
-    ast.Expr,
-    ast.Constant,
-    ast.Dict,
-    ast.List,
-    ast.Tuple,
-    ast.Set,
-    ast.Call,
-    ast.keyword,
-    ast.Name,
-    ast.UnaryOp,
-    ast.USub,
-    ast.Load,
-    ast.Store,
+_PLAIN = tuple(
+    getattr(ast, name)
+    for name in 'Module Assign Expr Constant Dict List Tuple Set Call keyword Name '
+    'UnaryOp USub Load Store'.split()
 )
 
 
 def without_programs(checkpoint: Any, name: str) -> Any:
-    """Take configs out of a checkpoint's meta data that are more than settings.
+    """Take configs out of a checkpoint that are more than settings.
 
     Args:
         checkpoint: What the file holds.
@@ -43,28 +30,32 @@ def without_programs(checkpoint: Any, name: str) -> Any:
     Returns:
         The checkpoint, changed in place.
     """
-    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
-    if not isinstance(meta, dict):
-        return checkpoint
-    for key in KEYS:
-        if key in meta and not is_settings(meta[key]):
-            del meta[key]
-            print_log(
-                f"{name}: its meta['{key}'] is no dump of settings but may be a "
-                'program, which mmengine would run; it is left out',
-                logger='current',
-                level=30,
-            )
+    for path in (('meta',), ('message_hub', 'runtime_info')):
+        place = checkpoint
+        for key in path:
+            place = place.get(key) if isinstance(place, dict) else None
+        for key in ('config', 'cfg'):
+            if not isinstance(place, dict) or key not in place:
+                continue
+            if not is_settings(place[key]):
+                del place[key]
+                print_log(
+                    f'{name}: its config in {"/".join(path)}/{key} is no dump of '
+                    'settings but may be a program, which mmengine would run; it is '
+                    'left out',
+                    logger='current',
+                    level=30,
+                )
     return checkpoint
 
 
 def is_settings(text: Any) -> bool:
-    """Whether running `text` as a config does no more than name plain values.
+    """Return whether running `text` as a config only assigns plain values.
 
     Settings may name modules to import (``custom_imports``), as ours do; what these do
     is not looked at.
     """
-    if not isinstance(text, str) or len(text) > LONGEST:
+    if not isinstance(text, str) or len(text) > _LONGEST:
         return False
     if '{{' in text:  # mmengine replaces `{{$NAME:other}}` before it runs the text.
         return False

@@ -10,8 +10,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from ..checkpoints.atomic import remove_parts, write_whole
-from ..checkpoints.atomic_backend import BACKEND_ARGS
+from ..checkpoints.atomic import BACKEND_ARGS, remove_parts, write_whole
+from ..checkpoints.embedded_config import without_programs
 from ..errors import CheckpointWriteError
 from . import resume
 from .preemption import Preemption
@@ -64,7 +64,8 @@ class AtomicCheckpointHook(CheckpointHook):
         self._batches_done = 0
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep the resume state, in case the run resumes from this checkpoint."""
+        """Keep the resume state; drop a config that resuming would run as a program."""
+        without_programs(checkpoint, 'the checkpoint')
         self._loaded_state = checkpoint.get(resume.KEY)
 
     def before_train(self, runner: Runner) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmlit import AtomicCheckpointHook, read_checkpoint
-from mmlit.checkpoints.atomic_backend import WholeFileBackend
+from mmlit.checkpoints.atomic import WholeFileBackend
 from mmlit.engine.checkpoint_hook import INTERRUPTED
 from mmlit.errors import CheckpointWriteError
 from support.comparison import equal

@@ -1,35 +1,18 @@
-"""A two-epoch training with everything that mmengine writes into checkpoints.
-
-    python tests/toy_training.py train|resume|load WORK_DIR [--allow]
+"""Train for two epochs with everything that mmengine writes into checkpoints.
 
 AMP with its loss scale, EMA, OneCycleLR, the message hub's curves, numpy scalars and
-arrays among the metrics. `resume` continues from epoch 1, `load` reads epoch 2;
---allow calls `allow_mmengine_checkpoints` first. No mmcv, no mmdet, no mmlit.LIT.
+arrays among the metrics. No mmcv, no mmdet, no LIT.
 """
 
-import argparse
-import importlib.util
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def allow():
-    """Calls the function, twice, without `import mmlit`, which calls it itself."""
-    path = ROOT / 'mmlit' / 'checkpoints' / 'allowlist.py'
-    spec = importlib.util.spec_from_file_location('mmlit_checkpoint', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.allow_mmengine_checkpoints()
-    module.allow_mmengine_checkpoints()
 
 
 class ToyModel(BaseModel):
@@ -55,21 +38,28 @@ class ToyMetric(BaseMetric):
         }
 
 
-def use_amp_on_cpu():
-    """mmengine's AmpOptimWrapper wants a GPU; its loss scaler has a CPU version."""
-    amp_optimizer_wrapper.is_cuda_available = lambda: True
-    amp_optimizer_wrapper.GradScaler = partial(torch.amp.GradScaler, 'cpu')
+def train(work_dir, **options):
+    """Train to the end; returns the Runner."""
+    # AmpOptimWrapper wants a GPU; its loss scaler has a CPU version.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+        scaler = partial(torch.amp.GradScaler, 'cpu')
+        patch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
+        toy = make_runner(work_dir, **options)
+        toy.train()
+    return toy
 
 
-def runner(work_dir, **options):
-    use_amp_on_cpu()
+def make_runner(work_dir, **options):
     data = [torch.tensor([i, -i], dtype=torch.float32) for i in range(4)]
     loader = dict(
         batch_size=2, dataset=data, sampler=dict(type='DefaultSampler', shuffle=False)
     )
+    hook = dict(type='CheckpointHook', interval=1, save_best='score', rule='greater')
     return Runner(
         model=ToyModel(),
         work_dir=str(work_dir),
+        experiment_name=str(work_dir).replace('/', '_'),
         train_dataloader=loader,
         train_cfg=dict(by_epoch=True, max_epochs=2),
         optim_wrapper=dict(
@@ -87,38 +77,6 @@ def runner(work_dir, **options):
         val_cfg=dict(),
         val_evaluator=[ToyMetric()],
         custom_hooks=[dict(type='EMAHook')],
-        default_hooks=dict(
-            checkpoint=dict(
-                type='CheckpointHook', interval=1, save_best='score', rule='greater'
-            ),
-            logger=dict(type='LoggerHook', interval=1),
-        ),
+        default_hooks=dict(checkpoint=hook, logger=dict(type='LoggerHook', interval=1)),
         **options,
     )
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('what', choices=['train', 'resume', 'load'])
-    parser.add_argument('work_dir', type=Path)
-    parser.add_argument('--allow', action='store_true')
-    args = parser.parse_args()
-    if args.allow:
-        allow()
-    if args.what == 'load':
-        checkpoint = torch.load(args.work_dir / 'epoch_2.pth', weights_only=True)
-        curve = checkpoint['message_hub']['log_scalars']['train/loss']
-        print('loaded', type(curve).__name__, curve.mean(), len(curve.data[0]))
-        return
-    options = {}
-    if args.what == 'resume':
-        options = dict(load_from=str(args.work_dir / 'epoch_1.pth'), resume=True)
-    toy = runner(args.work_dir, **options)
-    toy.train()
-    curve = toy.message_hub.get_scalar('train/loss').data[0]
-    scale = toy.optim_wrapper.loss_scaler.get_scale()
-    print('done', toy.epoch, toy.iter, len(curve), scale)
-
-
-if __name__ == '__main__':
-    main()

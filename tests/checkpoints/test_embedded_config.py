@@ -1,4 +1,4 @@
-"""Configs within checkpoints, which mmengine would run."""
+"""Configs within checkpoints, which mmengine would run, arrive as settings alone."""
 
 import contextlib
 import logging
@@ -8,11 +8,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmlit.checkpoints import http_loader as checkpoint_schemes
 from mmlit.checkpoints.embedded_config import is_settings, without_programs
 from support.toy_resuming import build
 
-ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 PROGRAMS = {
     'import': 'import os',
     'call': "a = open('ran', 'w')",
@@ -42,19 +41,22 @@ def test_a_program_is_no_settings(text):
     assert not is_settings(text)
 
 
-@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*/*.py')), ids=str)
-def test_what_mmengine_saves_is_settings(path):
-    if path.name == 'swap_backbone_example.py':
-        pytest.importorskip('mmdet', reason='its base is a config of mmdet')
+@pytest.mark.parametrize('name', ['mask-rcnn_lit-b_fpn_fsdp_1x_coco', 'lit-s_upernet*'])
+def test_what_mmengine_saves_is_settings(name):
+    (path,) = CONFIGS.rglob(f'{name}.py')
     assert is_settings(Config.fromfile(path).pretty_text)
 
 
-def test_others_are_left_out(caplog):
+def test_programs_are_left_out(caplog):
     meta = dict(config='import os', cfg='a = 1', epoch=3)
+    hub = dict(runtime_info=dict(cfg='import os', lr=1), log_scalars={})
     with caplog.at_level(logging.WARNING):
-        kept = without_programs(dict(meta=meta, state_dict={}), 'file.pth')
-    assert kept == dict(meta=dict(cfg='a = 1', epoch=3), state_dict={})
-    for nothing in (dict(meta=None), dict(state_dict={}), [1], None):
+        kept = without_programs(dict(meta=meta, message_hub=hub), 'file.pth')
+    assert kept == dict(
+        meta=dict(cfg='a = 1', epoch=3),
+        message_hub=dict(runtime_info=dict(lr=1), log_scalars={}),
+    )
+    for nothing in (dict(meta=None), dict(message_hub=dict()), [1], None):
         assert without_programs(nothing, 'file.pth') == nothing
 
 
@@ -75,7 +77,9 @@ def test_resuming_runs_nothing(tmp_path, monkeypatch, program):
     runner.resume(str(path))
     assert runner.epoch == 1 and not marker.exists()
     # Without the guard it would have: once this fails, there need be none.
-    monkeypatch.setattr(checkpoint_schemes, 'without_programs', lambda found, _: found)
+    for module in ('engine.checkpoint_hook', 'checkpoints.http_loader'):
+        name = f'mmlit.{module}.without_programs'
+        monkeypatch.setattr(name, lambda found, _: found)
     with contextlib.suppress(TypeError):  # a config is not made of what open() gives
         runner.resume(str(path))
     assert marker.exists()

@@ -1,11 +1,12 @@
-"""mmengine's own checkpoints load with `weights_only=True`; nothing else gets in."""
+"""mmengine's own checkpoints and the authors' load with `weights_only=True`."""
 
+import argparse
+import io
+import pickle
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -13,83 +14,64 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
+from mmlit.checkpoints import allowlist
 from mmlit.checkpoints.allowlist import allow_mmengine_checkpoints
+from support.attacks import RAW, RECONSTRUCT, SCALAR, Call, text
 from support.comparison import equal
-from support.this_stack import only_on
+from support.toy_training import train
 
-TOY = Path(__file__).parents[1] / 'support' / 'toy_training.py'
-SCALAR = np.float64(0).__reduce__()[0]
-RECONSTRUCT = np.zeros(0).__reduce__()[0]
-
-pytestmark = pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split('.')[:2])) < (2, 6),
+since_2_6 = pytest.mark.skipif(
+    not allowlist.TORCH_TAKES_LISTS,
     reason='before torch 2.6 mmengine reads its checkpoints without restriction',
 )
-
-
-def toy(*arguments):
-    command = [sys.executable, TOY, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     """The work directory of a training by mmengine's Runner."""
     work_dir = tmp_path_factory.mktemp('toy')
-    result = toy('train', work_dir)
-    assert result.returncode == 0, result.stderr
+    train(work_dir)
     return work_dir
 
 
 @pytest.fixture
-def allowed():
+def cleared():
+    """torch's list is empty."""
     before = torch.serialization.get_safe_globals()
-    allow_mmengine_checkpoints()
+    torch.serialization.clear_safe_globals()
     yield
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(before)
 
 
+@pytest.fixture
+def allowed(cleared):
+    """Only what mmlit adds is on torch's list."""
+    allow_mmengine_checkpoints()
+    allow_mmengine_checkpoints()
+
+
 def edit_pickle(source, target, edit):
-    """Copies a checkpoint with its pickle passed through `edit`."""
+    """Copy a checkpoint with its pickle passed through `edit`."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, 'w') as new:
         for item in old.infolist():
             data = old.read(item)
-            if item.filename.endswith('/data.pkl'):
-                data = edit(data)
-            new.writestr(item, data)
+            new.writestr(item, edit(data) if 'data.pkl' in item.filename else data)
     return target
 
 
-def test_loads_only_after_the_call(trained):
-    refused = toy('load', trained)
-    assert refused.returncode != 0
-    assert 'UnpicklingError' in refused.stderr
-    loaded = toy('load', trained, '--allow')
-    assert loaded.returncode == 0, loaded.stderr
-    mean = torch.load(trained / 'epoch_2.pth', weights_only=False)
-    mean = mean['message_hub']['log_scalars']['train/loss'].mean()
-    assert loaded.stdout.split() == ['loaded', 'HistoryBuffer', str(mean), '4']
-
-
-@only_on('openmmlab', 'onedl-mmengine falls back to an unrestricted read')
-def test_resume_is_refused_before_the_call(trained, tmp_path):
+@since_2_6
+def test_resuming_continues(trained, tmp_path, allowed, capfd):
     shutil.copy(trained / 'epoch_1.pth', tmp_path)
-    refused = toy('resume', tmp_path)
-    assert refused.returncode != 0
-    assert 'UnpicklingError' in refused.stderr
-
-
-def test_resume_continues_after_the_call(trained, tmp_path):
-    shutil.copy(trained / 'epoch_1.pth', tmp_path)
-    resumed = toy('resume', tmp_path, '--allow')
-    assert resumed.returncode == 0, resumed.stderr
-    # What onedl-mmengine logs before it reads a file once more, without restriction.
-    assert 'Falling back' not in resumed.stdout + resumed.stderr
+    resumed = train(tmp_path, load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
     # Two epochs of two iterations, the first epoch's curve out of the checkpoint.
-    assert resumed.stdout.splitlines()[-1] == 'done 2 4 4 65536.0'
-    assert 'Epoch(train) [2][2/2]' in resumed.stdout
-    assert 'Epoch(train) [1]' not in resumed.stdout
+    assert (resumed.epoch, resumed.iter) == (2, 4)
+    assert len(resumed.message_hub.get_scalar('train/loss').data[0]) == 4
+    assert resumed.optim_wrapper.loss_scaler.get_scale() == 65536.0
+    said = ''.join(capfd.readouterr())
+    assert 'Epoch(train) [2][2/2]' in said and 'Epoch(train) [1]' not in said
+    # What onedl-mmengine logs before it reads a file once more, without restriction.
+    assert 'Falling back' not in said
     resumed, straight = (
         torch.load(d / 'epoch_2.pth', weights_only=False) for d in (tmp_path, trained)
     )
@@ -98,6 +80,7 @@ def test_resume_continues_after_the_call(trained, tmp_path):
         assert resumed['state_dict'][key].shape == value.shape
 
 
+@since_2_6
 @pytest.mark.parametrize('module', [b'numpy.core', b'numpy._core'])
 def test_every_value_arrives_under_both_numpy_names(trained, tmp_path, allowed, module):
     """numpy 1 writes `numpy.core.multiarray`, numpy 2 `numpy._core.multiarray`."""
@@ -114,6 +97,7 @@ def test_every_value_arrives_under_both_numpy_names(trained, tmp_path, allowed, 
     # The training wrote what this module claims to serve.
     info = safe['message_hub']['runtime_info']
     assert type(info['best_score']) is np.float64
+    assert type(info['val/curve']) is np.ndarray
     assert info['val/curve'].dtype == np.float32
     assert safe['optimizer']['loss_scaler']['scale'] == 65536.0
     assert 'ema_state_dict' in safe
@@ -128,13 +112,13 @@ def test_every_value_arrives_under_both_numpy_names(trained, tmp_path, allowed, 
     assert equal(again, torch.load(source, weights_only=False))
 
 
+@since_2_6
 def test_tensors_from_a_gpu(trained, tmp_path, allowed):
     """EMA weights are saved where they were: with the location `cuda:0`."""
 
     def move(data):
-        cpu, gpu = (b'X' + bytes([len(x), 0, 0, 0]) + x for x in (b'cpu', b'cuda:0'))
-        assert data.count(cpu) == 1
-        return data.replace(cpu, gpu)
+        assert data.count(text('cpu')) == 1
+        return data.replace(text('cpu'), text('cuda:0'))
 
     source = trained / 'epoch_2.pth'
     file = edit_pickle(source, tmp_path / 'gpu.pth', move)
@@ -142,22 +126,17 @@ def test_tensors_from_a_gpu(trained, tmp_path, allowed):
     assert equal(safe, torch.load(source, weights_only=False))
 
 
-NUMBERS = 'bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32'
-
-
-@pytest.mark.parametrize('name', [*NUMBERS.split(), 'float64'])
-def test_every_plain_number(tmp_path, allowed, name):
-    values = np.array([[0, 1, 1], [1, 0, 1]], name)
-    saved = [values, values.T, values[1, 2]]
+@since_2_6
+@pytest.mark.parametrize('code', allowlist.DTYPE_CODES)
+def test_every_plain_number(tmp_path, allowed, code):
+    values = np.array([[0, 1, 1], [1, 0, 1]], code)
+    saved = [values, values.T, values[1, 2], values.dtype]
     torch.save(saved, tmp_path / 'numbers.pth')
     assert equal(torch.load(tmp_path / 'numbers.pth', weights_only=True), saved)
 
 
 WORKAROUND = {
     'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
-    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': (
-        OneCycleParamScheduler
-    ),
     'builtins.getattr': getattr,
     'numpy.ndarray': np.ndarray,
     'numpy.dtype': np.dtype,
@@ -166,15 +145,17 @@ WORKAROUND = {
 }
 
 
+@since_2_6
 @pytest.mark.parametrize('name', WORKAROUND)
 def test_beside_the_usual_workaround(trained, tmp_path, allowed, name):
     """Users add the real objects to the list; torch then picks either, at random."""
-    pairs = [x for x in torch.serialization.get_safe_globals() if type(x) is tuple]
-    ours = {name: value for value, name in pairs}
-    assert name in ours
+    ours = [
+        item
+        for item in allowlist.ALLOWED
+        if not isinstance(item, tuple) or item[1] != name
+    ]
     torch.serialization.clear_safe_globals()
-    mixed = {**ours, name: WORKAROUND[name]}.items()
-    torch.serialization.add_safe_globals([(value, key) for key, value in mixed])
+    torch.serialization.add_safe_globals([*ours, (WORKAROUND[name], name)])
     source = trained / 'epoch_2.pth'
     safe = torch.load(source, weights_only=True)
     curve = safe['message_hub']['log_scalars']['train/loss']
@@ -184,8 +165,47 @@ def test_beside_the_usual_workaround(trained, tmp_path, allowed, name):
     assert equal(again, torch.load(source, weights_only=False))
 
 
-def test_nothing_is_allowed_before_torch_2_6(monkeypatch, allowed):
-    torch.serialization.clear_safe_globals()
-    monkeypatch.setattr(torch, '__version__', '2.5.1+cu121')
+@since_2_6
+def test_a_file_cannot_change_shared_objects(tmp_path, allowed, monkeypatch):
+    """Neither the registry of statistics nor numpy's dtypes."""
+    registry = dict(HistoryBuffer([1], [1])._statistics_methods)
+    with monkeypatch.context() as patch:
+        swapped = {'mean': HistoryBuffer.max}
+        patch.setattr(HistoryBuffer, '_statistics_methods', swapped)
+        torch.save(HistoryBuffer([1, 3], [1, 1]), tmp_path / 'swapped.pth')
+    buffer = torch.load(tmp_path / 'swapped.pth', weights_only=True)
+    assert HistoryBuffer._statistics_methods == registry
+    assert buffer.statistics('mean') == 2
+
+    state = (3, '>', None, ('x',), {'x': (np.dtype('f8'), 0)}, 8, 1, 63)
+    by_code = Call(np.dtype, 'f8', False, True, state=state)
+    for call in (by_code, Call(type(np.dtype('f8')), state=state)):
+        torch.save(call, tmp_path / 'dtype.pth')
+        dtype = torch.load(tmp_path / 'dtype.pth', weights_only=True)
+        assert dtype is np.dtype('f8') and dtype.isnative
+        assert dtype.names is None and not dtype.hasobject
+
+
+def test_nothing_is_allowed_before_torch_2_6(monkeypatch, cleared):
+    monkeypatch.setattr(allowlist, 'TORCH_TAKES_LISTS', False)
     allow_mmengine_checkpoints()
     assert torch.serialization.get_safe_globals() == []
+
+
+# --- the unpickler for torch before 2.6 ---------------------------------------------
+
+SLOTS = b'cargparse\nNamespace\n)RN}' + text('x') + b'K\x01s\x86b.'
+
+
+@pytest.mark.parametrize('attack', [*RAW.values(), SLOTS], ids=[*RAW, 'slots'])
+def test_the_own_unpickler_refuses(attack):
+    with pytest.raises(pickle.UnpicklingError):
+        allowlist.load(io.BytesIO(b'\x80\x02' + attack))
+    assert '__setstate__' not in vars(argparse.Namespace)
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == (None,)
+
+
+@pytest.mark.parametrize('protocol', [2, 4, 5])
+def test_the_own_unpickler_reads_plain_data(protocol):
+    data = OrderedDict(a={1, 2}, b=b'\xff\x00', c=(1.5, None, [True]), d={'e': 'f'})
+    assert allowlist.load(io.BytesIO(pickle.dumps(data, protocol))) == data

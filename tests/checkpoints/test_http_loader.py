@@ -1,0 +1,126 @@
+"""URLs are downloaded once, to where torch keeps them, and failures say what to do."""
+
+import pickle
+
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+
+from mmlit import register_checkpoint_schemes
+from mmlit.checkpoints import allowlist, http_loader
+from mmlit.errors import BrokenCheckpointError, UnsafeCheckpointError
+from support.attacks import attacks
+from support.this_stack import STACK
+
+URL = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_s.pth'
+
+
+@pytest.fixture
+def schemes(monkeypatch):
+    """mmengine's table of loaders, for this test alone."""
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+
+
+def test_a_url_is_downloaded_once(tmp_path, server, capfd):
+    torch.save({'state_dict': {'weight': torch.ones(2)}}, tmp_path / 'file')
+    server.files['a.pth'] = (tmp_path / 'file').read_bytes()
+    for _ in range(2):
+        found = CheckpointLoader.load_checkpoint(f'{server.url}/a.pth?raw=true')
+        assert found['state_dict']['weight'].sum() == 2
+    assert server.requests == ['/a.pth?raw=true']
+    assert f'Downloading: "{server.url}/a.pth?raw=true" to ' in capfd.readouterr().err
+    # Where torch.hub, and so mmengine's own loader, looks for it.
+    state = torch.hub.load_state_dict_from_url(f'{server.url}/a.pth', weights_only=True)
+    assert 'state_dict' in state and len(server.requests) == 1
+
+
+def test_a_download_that_fails_says_what_to_do(server):
+    path = server.cache / 'a.pth'
+    with pytest.raises(ConnectionError) as error:
+        CheckpointLoader.load_checkpoint(f'{server.url}/a.pth')
+    assert f'{server.url}/a.pth cannot be downloaded (Not Found)' in str(error.value)
+    assert f'put the file at {path}' in str(error.value)
+    assert not path.exists()
+    server.files['a.pth'] = b'<html>please log in</html>'
+    with pytest.raises(BrokenCheckpointError) as error:
+        CheckpointLoader.load_checkpoint(f'{server.url}/a.pth')
+    assert 'looks like a web page' in str(error.value)
+    assert f'is the download of {server.url}/a.pth: delete it' in str(error.value)
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_the_first_process_downloads(tmp_path, monkeypatch, rank):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    cache, events = tmp_path / 'hub' / 'checkpoints', []
+    cache.mkdir(parents=True)
+
+    def save(when):
+        events.append(when)
+        if when == ('barrier' if rank else 'download'):
+            torch.save({'a': 1}, cache / 'lit_s.pth')
+
+    monkeypatch.setattr(http_loader, 'get_rank', lambda: rank)
+    monkeypatch.setattr(http_loader, 'barrier', lambda: save('barrier'))
+    monkeypatch.setattr(
+        torch.hub, 'download_url_to_file', lambda *args, **kwargs: save('download')
+    )
+    assert CheckpointLoader.load_checkpoint(URL)['a'] == 1
+    assert events == (['barrier'] if rank else ['download', 'barrier'])
+
+
+def test_a_failed_download_lets_the_other_processes_go(server, monkeypatch):
+    events = []
+    monkeypatch.setattr(http_loader, 'barrier', lambda: events.append('barrier'))
+    with pytest.raises(ConnectionError):
+        CheckpointLoader.load_checkpoint(f'{server.url}/a.pth')
+    assert events == ['barrier']
+
+
+def test_what_is_no_dict_is_read_for_mmengine(tmp_path, server):
+    torch.save([1, 2], tmp_path / 'list.pth')
+    server.files['list.pth'] = (tmp_path / 'list.pth').read_bytes()
+    assert CheckpointLoader.load_checkpoint(f'{server.url}/list.pth', 'cpu') == [1, 2]
+
+
+def test_other_loaders_stay_mmengines(schemes):
+    register_checkpoint_schemes()
+    others = ['s3://a', 'openmmlab://a', 'torchvision://a', 'mmcls://a', 'pavi://a']
+    local, ours = ['a.pth', '/a/b', 'C:\\a'], ['http://a', 'https://a']
+    is_safe = STACK == 'openmmlab' and allowlist.TORCH_TAKES_LISTS
+    (others if is_safe else ours).extend(local)
+    for path in [*others, *ours]:
+        loader = CheckpointLoader._get_checkpoint_loader(path)
+        assert (loader.__module__ == 'mmlit.checkpoints.http_loader') == (path in ours)
+        assert loader.__name__[:10] == 'load_from_'  # mmengine logs the rest
+
+
+@pytest.mark.parametrize('why', ['old torch', 'onedl-mmengine'])
+def test_an_unsafe_local_loader_is_replaced(tmp_path, monkeypatch, schemes, why):
+    if why == 'old torch':
+        monkeypatch.setattr(allowlist, 'TORCH_TAKES_LISTS', False)
+    else:
+        name = 'mmengine.runner.checkpoint._safe_torch_load'
+        monkeypatch.setattr(name, None, raising=False)
+    register_checkpoint_schemes()
+    marker, path = tmp_path / 'ran', tmp_path / 'a.pth'
+    meta = dict(config='import os', epoch=3)
+    torch.save(dict(meta=meta, state_dict={}), path)
+    found = CheckpointLoader.load_checkpoint(str(path))
+    assert found == dict(meta=dict(epoch=3), state_dict={})
+    torch.save(attacks(marker)['os.system'], path)
+    with pytest.raises(UnsafeCheckpointError):
+        CheckpointLoader.load_checkpoint(str(path))
+    assert not marker.exists()
+
+
+def test_a_loader_of_ones_own_stays_beside_ours(tmp_path, schemes):
+    """The documented way to go on reading a trusted file of another kind."""
+
+    @CheckpointLoader.register_scheme('trusted://')
+    def load_from_trusted(path, map_location=None):
+        path = path[len('trusted://') :]
+        return torch.load(path, map_location, weights_only=False)
+
+    torch.save({'a': pickle.Pickler}, tmp_path / 'file.pth')
+    found = CheckpointLoader.load_checkpoint(f'trusted://{tmp_path}/file.pth')
+    assert found['a'] is pickle.Pickler

@@ -1,0 +1,264 @@
+"""Checkpoints are read without running anything of them.
+
+Every test of what is read or refused runs twice: by torch's own safe reading, and by
+the unpickler that stands in for it before torch 2.6.
+"""
+
+import argparse
+import errno
+import os
+import pickle
+import sys
+import types
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader, load_checkpoint
+from torch import nn
+
+from mmlit import LIT, read_checkpoint
+from mmlit.errors import BrokenCheckpointError, UnsafeCheckpointError
+from support.attacks import RAW, Call, archive, attacks, nothing_run
+from support.official_files import ABSOLUTE_MICRO
+
+
+@pytest.fixture
+def no_yacs(monkeypatch):
+    """Make `import yacs` fail, installed or not."""
+    for name in ('yacs', 'yacs.config'):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def save_classifier(path, monkeypatch):
+    """Write a file like the authors' classification code: flags beside weights."""
+
+    class CfgNode(dict):
+        pass
+
+    CfgNode.__module__, CfgNode.__qualname__ = 'yacs.config', 'CfgNode'
+    with monkeypatch.context() as patch:
+        yacs = types.ModuleType('yacs.config')
+        yacs.CfgNode = CfgNode
+        patch.setitem(sys.modules, 'yacs', types.ModuleType('yacs'))
+        patch.setitem(sys.modules, 'yacs.config', yacs)
+        config = CfgNode(MODEL=CfgNode(TYPE='lit'), OUTPUT='')
+        config.__dict__.update(__immutable__=True, __deprecated_keys__={'old'})
+        args = argparse.Namespace(model='lit_ti', betas=(0.9, 0.999))
+        weights = {'patch_embed.proj.weight': torch.ones(2, 3)}
+        torch.save({'model': weights, 'config': config, 'args': args}, path)
+    return path
+
+
+def test_flags_beside_the_weights_arrive_as_data(tmp_path, way, no_yacs, monkeypatch):
+    path = save_classifier(tmp_path / 'lit_s.pth', monkeypatch)
+    found = read_checkpoint(path)
+    assert found['config'] == {'MODEL': {'TYPE': 'lit'}, 'OUTPUT': ''}
+    assert type(found['config']) is OrderedDict
+    assert found['args'] == argparse.Namespace(model='lit_ti', betas=(0.9, 0.999))
+    assert torch.equal(found['model']['patch_embed.proj.weight'], torch.ones(2, 3))
+    torch.save(found, tmp_path / 'again.pth')
+    assert b'mmlit' not in (tmp_path / 'again.pth').read_bytes()
+    assert read_checkpoint(tmp_path / 'again.pth')['args'].model == 'lit_ti'
+
+
+@pytest.mark.parametrize('family', ['absolute', 'relative'])
+def test_the_authors_classifiers_arrive_as_data(golden_root, family, way, no_yacs):
+    path = golden_root / f'{family}_micro_imagenet.pth'
+    for found in (read_checkpoint(path), CheckpointLoader.load_checkpoint(str(path))):
+        kinds = {type(value) for value in found.values()}
+        assert kinds <= {dict, OrderedDict, argparse.Namespace, int, float}
+        assert len(found['model']) > 50
+        assert all(type(value) is torch.Tensor for value in found['model'].values())
+
+
+def test_mmengines_own_checkpoints_are_read(tmp_path, way):
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    state = nn.Linear(2, 2).state_dict()
+    saved = {'state_dict': state, 'message_hub': {'loss': buffer, 'n': np.float64(3)}}
+    torch.save(saved, tmp_path / 'epoch_1.pth')
+    found = read_checkpoint(tmp_path / 'epoch_1.pth')
+    assert found['message_hub']['loss'].mean() == 1.5
+    assert found['message_hub']['n'] == 3
+    assert torch.equal(found['state_dict']['weight'], state['weight'])
+
+
+@pytest.mark.parametrize('path', ['file', 'url'])
+@pytest.mark.parametrize('wrapped', ['state_dict', 'model', None])
+def test_mmengine_loads_weights(server, tmp_path, path, wrapped):
+    model = LIT(ABSOLUTE_MICRO)
+    state = model.state_dict()
+    torch.save({wrapped: state, 'epoch': 3} if wrapped else state, tmp_path / 'a.pth')
+    server.files['a.pth'] = (tmp_path / 'a.pth').read_bytes()
+    path = {'file': f'{tmp_path}/a.pth', 'url': f'{server.url}/a.pth'}[path]
+    other = LIT(ABSOLUTE_MICRO, init_cfg=dict(type='Pretrained', checkpoint=path))
+    other.init_weights()
+    assert all(torch.equal(other.state_dict()[key], state[key]) for key in state)
+
+
+# --- refused ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', attacks(''))
+def test_an_attack_is_refused_and_nothing_runs(tmp_path, way, name):
+    marker, path = tmp_path / 'ran', tmp_path / 'lit_s.pth'
+    saved = {'model': {'a': torch.ones(1)}, 'config': attacks(marker)[name]}
+    for zipped in (True, False):
+        torch.save(saved, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(UnsafeCheckpointError) as error, nothing_run():
+            read_checkpoint(path)
+        assert not marker.exists()
+        assert str(error.value).startswith(f'{path} is refused: it ')
+        assert 'nothing in it was run.' in str(error.value)
+        assert len(str(error.value)) < 1000
+        assert isinstance(error.value, pickle.UnpicklingError)
+
+
+@pytest.mark.parametrize('name', RAW)
+def test_a_pickle_that_no_pickler_writes_is_refused(tmp_path, way, name):
+    path = tmp_path / 'lit_s.pth'
+    path.write_bytes(archive(b'\x80\x02' + RAW[name]))
+    with pytest.raises(UnsafeCheckpointError), nothing_run():
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize('by', ['local', 'http'])
+@pytest.mark.parametrize('name', attacks(''))
+def test_mmengine_refuses_it_as_well(tmp_path, server, name, by):
+    marker, path = tmp_path / 'ran', tmp_path / 'lit_s.pth'
+    torch.save({'state_dict': {'weight': attacks(marker)[name]}}, path)
+    server.files['lit_s.pth'] = path.read_bytes()
+    where = f'{server.url}/lit_s.pth' if by == 'http' else str(path)
+    net = LIT(ABSOLUTE_MICRO, init_cfg=dict(type='Pretrained', checkpoint=where))
+    for load in (lambda: load_checkpoint(net, where), net.init_weights):
+        with pytest.raises(pickle.UnpicklingError), nothing_run():
+            load()
+        assert not marker.exists()
+
+
+def test_the_attacks_are_attacks(tmp_path):
+    """Without protection they run: the tests above would notice."""
+    for name in ('os.system', 'eval', 'in a Namespace', 'nested pickle'):
+        marker = tmp_path / name.replace(' ', '-')
+        torch.save(attacks(marker)[name], tmp_path / 'evil.pth')
+        torch.load(tmp_path / 'evil.pth', weights_only=False)
+        assert marker.exists(), name
+
+
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+@pytest.mark.parametrize(
+    ('function', 'name'), [(os.system, 'posix.system'), (eval, 'builtins.eval')]
+)
+def test_a_refusal_names_what_was_asked_for(tmp_path, way, function, name, zipped):
+    path = tmp_path / 'evil.pth'
+    torch.save(Call(function, '1'), path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UnsafeCheckpointError, match=f'it asks for {name}, which'):
+        read_checkpoint(path)
+
+
+def test_a_network_as_code_is_refused(tmp_path, way):
+    torch.jit.script(nn.Linear(1, 1)).save(str(tmp_path / 'script.pth'))
+    with pytest.raises((UnsafeCheckpointError, BrokenCheckpointError), match='Script'):
+        read_checkpoint(tmp_path / 'script.pth')
+
+
+# --- no checkpoints ------------------------------------------------------------------
+
+MESSAGES = {
+    'empty': 'is empty: the download or copy failed',
+    'web page': 'is not a checkpoint: it looks like a web page; the download',
+    'lfs': 'is not a checkpoint: it is a Git LFS pointer',
+    'text': "torch.save writes no file that begins with b'",
+    'protocol 0': "torch.save writes no file that begins with b'cposix",
+    **dict.fromkeys(
+        ('other pickle', 'head', 'half', 'tail'),
+        'is cut off, damaged or no file of torch.save',
+    ),
+}
+
+
+def damaged(name, whole):
+    return {
+        'empty': b'',
+        'web page': b'\n<!DOCTYPE html><html><title>404</title></html>',
+        'lfs': b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n',
+        'text': b'{"model": 1}',
+        'protocol 0': b"cposix\nsystem\n(S'touch ran'\ntR.",
+        'other pickle': pickle.dumps({'model': 1}, 2),
+        'head': whole[:60],
+        'half': whole[: len(whole) // 2],
+        'tail': whole[:-9],
+    }[name]
+
+
+@pytest.mark.parametrize('name', MESSAGES)
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, way, name, zipped):
+    path = tmp_path / 'lit_s.pth'
+    state = {'model': {'a': torch.ones(3000)}}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(damaged(name, path.read_bytes()))
+    with pytest.raises(BrokenCheckpointError) as error:
+        read_checkpoint(path)
+    assert str(path) in str(error.value) and MESSAGES[name] in str(error.value)
+
+
+def test_other_wrong_files(tmp_path, way):
+    with pytest.raises(FileNotFoundError, match='missing.pth can not be found .seen f'):
+        read_checkpoint(tmp_path / 'missing.pth')
+    torch.save([torch.ones(1)], tmp_path / 'list.pth')
+    with pytest.raises(BrokenCheckpointError, match='holds a list and no checkpoint'):
+        read_checkpoint(tmp_path / 'list.pth')
+
+
+@pytest.mark.parametrize(
+    'fault',
+    [OSError(errno.EIO, 'Input/output error'), MemoryError(), RuntimeError('no CUDA')],
+    ids=repr,
+)
+def test_a_fault_of_the_machine_is_none_of_the_file(tmp_path, way, monkeypatch, fault):
+    def fail(*_, **__):
+        raise fault
+
+    torch.save({'a': torch.ones(1)}, tmp_path / 'a.pth')
+    monkeypatch.setattr(torch, 'load', fail)
+    with pytest.raises(type(fault)) as caught:
+        read_checkpoint(tmp_path / 'a.pth')
+    assert caught.value is fault
+
+
+# --- safetensors ---------------------------------------------------------------------
+
+
+def test_a_pickle_is_never_read_as_safetensors(tmp_path, way):
+    path, marker = tmp_path / 'evil.safetensors', tmp_path / 'ran'
+    torch.save(attacks(marker)['os.system'], path)
+    with pytest.raises(BrokenCheckpointError, match='evil.safetensors '):
+        read_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_safetensors_are_read_by_their_package(tmp_path, monkeypatch):
+    path = tmp_path / 'lit.safetensors'
+    path.write_bytes(b'content')
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
+    with pytest.raises(BrokenCheckpointError, match='pip install safetensors$'):
+        read_checkpoint(path)
+
+    def load_file(name, device):
+        if Path(name).read_bytes() != b'content':
+            raise Exception('Error while deserializing header')
+        return {'a': torch.ones(2, device=device)}
+
+    package = types.ModuleType('safetensors.torch')
+    package.load_file = load_file
+    monkeypatch.setitem(sys.modules, 'safetensors', types.ModuleType('safetensors'))
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', package)
+    for map_location in ('cpu', torch.device('cpu'), lambda storage, _: storage):
+        assert torch.equal(read_checkpoint(path, map_location)['a'], torch.ones(2))
+    path.write_bytes(b'other')
+    with pytest.raises(BrokenCheckpointError, match='cut off, .*deserializing'):
+        read_checkpoint(path)
