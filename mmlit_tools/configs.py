@@ -17,8 +17,9 @@ from typing import NoReturn
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 
+from mmlit.checkpoints.http_loader import load_from_local
 from mmlit.errors import UserError, spell_error
 from mmlit_tools.cli import (  # noqa: F401
     add_cfg_options,
@@ -170,6 +171,8 @@ def guard_pipelines(config: Config) -> None:
 
 def build_runner(config: Config) -> Runner:
     """Build the config's Runner, or the class that `runner_type` names."""
+    # This process is the command's own: errors on checkpoints name the file.
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
     guard_pipelines(config)
     if config.launcher != 'none':
         start_processes(config)

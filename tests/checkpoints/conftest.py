@@ -4,8 +4,18 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from mmengine.runner import CheckpointLoader, checkpoint
 
+from mmlit import register_checkpoint_schemes
 from mmlit.checkpoints import allowlist
+
+
+@pytest.fixture(autouse=True)
+def schemes(monkeypatch):
+    """Have mmengine's loaders be as after `import mmlit`, whatever tools did."""
+    known = {**CheckpointLoader._schemes, '': checkpoint.load_from_local}
+    monkeypatch.setattr(CheckpointLoader, '_schemes', known)
+    register_checkpoint_schemes()
 
 
 @pytest.fixture(params=['torch', 'own'])

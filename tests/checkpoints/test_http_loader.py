@@ -15,12 +15,6 @@ from support.this_stack import STACK
 URL = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_s.pth'
 
 
-@pytest.fixture
-def schemes(monkeypatch):
-    """mmengine's table of loaders, for this test alone."""
-    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
-
-
 def test_a_url_is_downloaded_once(tmp_path, server, capfd):
     torch.save({'state_dict': {'weight': torch.ones(2)}}, tmp_path / 'file')
     server.files['a.pth'] = (tmp_path / 'file').read_bytes()
@@ -82,8 +76,7 @@ def test_what_is_no_dict_is_read_for_mmengine(tmp_path, server):
     assert CheckpointLoader.load_checkpoint(f'{server.url}/list.pth', 'cpu') == [1, 2]
 
 
-def test_other_loaders_stay_mmengines(schemes):
-    register_checkpoint_schemes()
+def test_other_loaders_stay_mmengines():
     others = ['s3://a', 'openmmlab://a', 'torchvision://a', 'mmcls://a', 'pavi://a']
     local, ours = ['a.pth', '/a/b', 'C:\\a'], ['http://a', 'https://a']
     is_safe = STACK == 'openmmlab' and allowlist.TORCH_TAKES_LISTS
@@ -95,7 +88,7 @@ def test_other_loaders_stay_mmengines(schemes):
 
 
 @pytest.mark.parametrize('why', ['old torch', 'onedl-mmengine'])
-def test_an_unsafe_local_loader_is_replaced(tmp_path, monkeypatch, schemes, why):
+def test_an_unsafe_local_loader_is_replaced(tmp_path, monkeypatch, why):
     if why == 'old torch':
         monkeypatch.setattr(allowlist, 'TORCH_TAKES_LISTS', False)
     else:
@@ -113,7 +106,7 @@ def test_an_unsafe_local_loader_is_replaced(tmp_path, monkeypatch, schemes, why)
     assert not marker.exists()
 
 
-def test_a_loader_of_ones_own_stays_beside_ours(tmp_path, schemes):
+def test_a_loader_of_ones_own_stays_beside_ours(tmp_path):
     """The documented way to go on reading a trusted file of another kind."""
 
     @CheckpointLoader.register_scheme('trusted://')

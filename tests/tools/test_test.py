@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
+from mmlit.errors import BrokenCheckpointError
 from mmlit_tools import test as tool
+from mmlit_tools.configs import build_runner
+from support.official_files import ABSOLUTE_MICRO
 from support.running_tools import stopped
 
 CONFIG = """
@@ -59,6 +63,16 @@ def test_refusals(run, arguments, said):
 def test_the_checkpoint_is_loaded_and_not_resumed(run):
     config = run(checkpoint='https://example.org/a.pth')
     assert (config.load_from, config.resume) == ('https://example.org/a.pth', False)
+
+
+def test_a_broken_checkpoint_is_named(tmp_path):
+    path = tmp_path / 'a.pth'
+    path.touch()
+    model = dict(type='LIT', arch=ABSOLUTE_MICRO)
+    options = dict(work_dir=str(tmp_path), load_from=str(path), launcher='none')
+    runner = build_runner(Config(dict(model=model, **options)))
+    with pytest.raises(BrokenCheckpointError, match='a.pth is empty'):
+        runner.load_or_resume()
 
 
 @pytest.mark.parametrize(
