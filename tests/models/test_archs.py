@@ -1,4 +1,4 @@
-"""The table of architectures and the refusal of anything that is none."""
+"""Test the table of architectures and its refusals."""
 
 import dataclasses
 

@@ -1,7 +1,6 @@
-"""NaN, infinity and numbers too large: in images, weights, offsets, under autocast.
+"""Test that NaN, infinity and overflows in images, weights and offsets show.
 
-What is wrong stays visible, as a loss that is no number: nothing crashes, and nothing
-goes on with finite losses and a dead network.
+Nothing crashes, and nothing goes on with finite losses and a dead network.
 """
 
 import pytest
@@ -9,9 +8,8 @@ import torch
 
 from mmlit import LIT
 from support.kernels import ON_CPU
-from support.micro_models import FPN, MASK_RCNN, MICRO, RETINANET, UPERNET, micro
+from support.micro_models import MICRO
 
-SCOPES = {'detection': 'mmdet', 'segmentation': 'mmseg'}
 WRONG = [float('nan'), float('inf'), -float('inf')]
 
 
@@ -30,9 +28,6 @@ def finite(outs):
 
 def backward(outs):
     sum(out.float().square().mean() for out in outs).backward()
-
-
-# --- the backbone -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize('value', [0.0, 1.0, -1e4])
@@ -102,121 +97,3 @@ def test_an_overflow_of_autocast_shows(dtype):
     shown = dtype == torch.float16
     assert finite(outs) == [not shown] * 4
     assert all(out.dtype == torch.float32 for out in outs)
-
-
-# --- detectors and segmentors -----------------------------------------------------
-
-
-def ground_truth(kind, count=2, sides=(64, 64)):
-    """Samples with an object each; without objects, or all ignored, for count=0."""
-    if kind == 'segmentation':
-        return [segments(count, sides) for _ in range(2)]
-    return [objects(count, sides) for _ in range(2)]
-
-
-def segments(count, sides):
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    sample = SegDataSample(metainfo=dict(img_shape=sides, ori_shape=sides))
-    labels = torch.arange(sides[0] * sides[1]).reshape(1, *sides) // 64 % 3
-    labels = labels if count else torch.full_like(labels, 255)
-    sample.gt_sem_seg = PixelData(data=labels)
-    return sample
-
-
-def objects(count, sides, crowds=0):
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-    from mmengine.structures import InstanceData
-
-    sample = DetDataSample(
-        metainfo=dict(
-            img_shape=sides,
-            ori_shape=sides,
-            pad_shape=sides,
-            batch_input_shape=sides,
-            scale_factor=(1.0, 1.0),
-        )
-    )
-    box = torch.tensor([[8.0, 8.0, 40.0, 48.0]])
-
-    def instances(number):
-        masks = torch.zeros(number, *sides, dtype=torch.uint8)
-        masks[:, 8:48, 8:40] = 1
-        return InstanceData(
-            bboxes=box.repeat(number, 1),
-            labels=torch.arange(number) % 3,
-            masks=BitmapMasks(masks.numpy(), *sides),
-        )
-
-    sample.gt_instances = instances(count)
-    sample.ignored_instances = instances(crowds)
-    return sample
-
-
-def loss_of(model, inputs, samples):
-    """The total loss after its backward pass, as a training step computes it."""
-    losses = model(inputs, samples, mode='loss')
-    loss, _ = model.parse_losses(losses)
-    loss.backward()
-    return loss.item()
-
-
-MODELS = [MASK_RCNN, RETINANET, FPN, UPERNET]
-
-
-@pytest.fixture(params=MODELS, ids=lambda name: name[1].split('_lit')[0][:9])
-def kind_and_model(request):
-    kind, name = request.param
-    pytest.importorskip(SCOPES[kind], reason=f'the {kind} is that of {SCOPES[kind]}')
-    torch.manual_seed(0)
-    return kind, micro(kind, name)
-
-
-def test_batches_without_anything_to_find(kind_and_model):
-    """No boxes in any image, or every pixel ignored.
-
-    Each parameter has a gradient: else a distributed training would stop, or hang.
-    """
-    kind, model = kind_and_model
-    loss = loss_of(model, torch.randn(2, 3, 64, 64), ground_truth(kind, count=0))
-    assert 0 <= loss < 1e3
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-    assert all(buffer.isfinite().all() for buffer in model.buffers())
-
-
-@pytest.mark.parametrize('name', [MASK_RCNN, RETINANET], ids=lambda name: name[1][:9])
-def test_batches_of_crowds_alone(name):
-    pytest.importorskip('mmdet', reason='the detectors are those of mmdet')
-    model = micro(*name)
-    samples = [objects(0, (64, 64), crowds=2), objects(1, (64, 64), crowds=1)]
-    loss = loss_of(model, torch.randn(2, 3, 64, 64), samples)
-    assert 0 < loss < 1e3
-    loss = loss_of(model, torch.randn(2, 3, 64, 64), [samples[0]] * 2)
-    assert 0 <= loss < 1e3
-
-
-def test_images_without_light(kind_and_model):
-    kind, model = kind_and_model
-    assert 0 < loss_of(model, torch.zeros(2, 3, 64, 64), ground_truth(kind)) < 1e3
-
-
-@pytest.mark.parametrize('value', WRONG)
-@pytest.mark.parametrize('where', ['pixel', 'first weight', 'offsets', 'last level'])
-def test_losses_tell_of_what_is_no_number(kind_and_model, where, value):
-    kind, model = kind_and_model
-    inputs = torch.randn(2, 3, 64, 64)
-    stages = model.backbone.stages
-    with torch.no_grad():
-        if where == 'pixel':
-            inputs[0, 0, 20, 20] = value
-        elif where == 'first weight':
-            stages[0].patch_embed.proj.weight.view(-1)[0] = value
-        elif where == 'offsets':
-            stages[1].downsample.dconv.conv_offset.weight.view(-1)[0] = value
-        else:
-            stages[3].blocks[-1].mlp.fc2.weight.view(-1)[0] = value
-    loss = loss_of(model, inputs, ground_truth(kind))
-    assert not torch.tensor(loss).isfinite()

@@ -1,4 +1,4 @@
-"""torch.compile of the whole backbone: one graph, any size, the same numbers."""
+"""Test torch.compile of the backbone: one graph, any size, the same numbers."""
 
 from shutil import which
 
@@ -16,7 +16,7 @@ compiled_on_a_cpu = pytest.mark.skipif(
     not any(map(which, ('c++', 'g++', 'clang++'))),
     reason='no C++ compiler, which inductor needs on a CPU',
 )
-# The graphs are those of torch.compile; that their code is generated takes minutes.
+# The graphs are those of torch.compile; generating their code takes minutes.
 TRACED = pytest.param('eager', id='traced')
 GENERATED = pytest.param(
     'inductor', id='generated', marks=[compiled_on_a_cpu, pytest.mark.soak]
@@ -79,6 +79,7 @@ def check_close(actual, expected):
         assert (one - other).abs().max() <= TOLERANCE * largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backend', [TRACED, GENERATED])
 @pytest.mark.parametrize('pos_embed', ['relative', 'absolute'])
 def test_training(build, pos_embed, backend):
@@ -112,9 +113,10 @@ def test_inference(build, backend):
     assert graphs[0] == 1 and set(graphs[1:]) == {2}
 
 
+@pytest.mark.slow
 @compiled_on_a_cpu
 def test_generated_code(build):
-    """What `make test` generates: inference at any size, tried at two."""
+    """What `make test-all` generates: inference at any size, tried at two."""
     model, compiled = build('relative', dynamic=True)
     model.eval()
     with torch.no_grad():

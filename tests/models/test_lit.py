@@ -1,7 +1,6 @@
-"""The backbone: its sizes, shapes, precisions, freezing and refusals."""
+"""Test the backbone: sizes, levels, precisions, freezing and refusals."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -9,9 +8,7 @@ from mmengine.registry import MODELS
 
 from mmlit import LIT
 from mmlit.archs import ARCHS
-from mmlit.models.downsample import PatchEmbed
 from support.archs import ABSOLUTE, RELATIVE, randomised
-from support.kernels import ON_CPU
 
 BOTH = pytest.mark.parametrize('arch', [RELATIVE, ABSOLUTE], ids=['rel', 'abs'])
 
@@ -35,7 +32,8 @@ def image(height=64, width=64, batch=1):
     ],
 )
 def test_parameter_counts(arch, count):
-    model = LIT(arch, img_size=800)
+    with torch.device('meta'):
+        model = LIT(arch, img_size=800)
     assert sum(p.numel() for p in model.parameters()) == count
     assert model.embed_dims == ARCHS[arch].embed_dims
 
@@ -46,19 +44,24 @@ def test_registered_in_the_root():
 
 
 def test_only_late_stages_hold_attention():
-    for stage, has_attention in zip(LIT('tiny').stages, (False, False, True, True)):
+    for stage, has_attention in zip(LIT(RELATIVE).stages, (False, False, True, True)):
         for block in stage.blocks:
             assert (block.attn is not None) == has_attention
             assert (block.norm1 is not None) == has_attention
 
 
-def test_drop_path_rises_linearly_over_all_blocks():
-    model = LIT('small')  # depths 2, 2, 6, 2 and drop path 0.2
+@pytest.mark.parametrize(
+    ('kwargs', 'expected'),
+    [
+        ({}, [0.2 * i / 11 for i in range(12)]),  # depths 2, 2, 6, 2 and drop path 0.2
+        (dict(out_indices=(0, 1), drop_path_rate=0.11), [0.0, 0.01, 0.02, 0.03]),
+    ],
+)
+def test_drop_path_rises_linearly_over_all_blocks(kwargs, expected):
+    with torch.device('meta'):
+        model = LIT('small', **kwargs)
     rates = [b.drop_path.drop_prob for stage in model.stages for b in stage.blocks]
-    assert rates == pytest.approx([0.2 * i / 11 for i in range(12)])
-    cut = LIT('small', out_indices=(0, 1), drop_path_rate=0.11)
-    rates = [b.drop_path.drop_prob for stage in cut.stages for b in stage.blocks]
-    assert rates == pytest.approx([0.0, 0.01, 0.02, 0.03])
+    assert rates == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -77,17 +80,12 @@ def test_output_norms(kwargs, normed):
     assert [i for i, s in enumerate(model.stages) if s.out_norm is not None] == normed
 
 
-def test_unused_levels_have_no_parameters():
-    model = LIT(RELATIVE, out_indices=(1,))
-    assert len(model.stages) == 2
-    (level,) = model(image())
-    level.sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
 @BOTH
-def test_every_parameter_gets_a_gradient(arch):
-    model = LIT(arch)
+@pytest.mark.parametrize('out_indices', [(1,), (0, 1, 2, 3)])
+def test_every_parameter_gets_a_gradient(arch, out_indices):
+    """Also where later stages are not wanted: those are not built."""
+    model = LIT(arch, out_indices=out_indices)
+    assert len(model.stages) == out_indices[-1] + 1
     sum(level.sum() for level in model(image())).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
@@ -124,7 +122,7 @@ def test_initialisation(arch):
 
 
 def test_works_without_init_weights():
-    assert all(torch.isfinite(level).all() for level in LIT()(image()))
+    assert all(torch.isfinite(level).all() for level in LIT(RELATIVE)(image()))
 
 
 def test_users_init_cfg_is_used():
@@ -136,35 +134,12 @@ def test_users_init_cfg_is_used():
 # --- shapes ----------------------------------------------------------------------
 
 
-@BOTH
-@pytest.mark.parametrize(
-    'size', [(32, 32), (29, 45), (36, 100), (61, 333), (448, 448), (33, 640), (640, 31)]
-)
-def test_any_image_size(arch, size):
-    model = LIT(arch).eval()
-    levels = model(image(*size))
-    grid = [-(-side // 4) for side in size]
-    for level, channels in zip(levels, arch['embed_dims']):
-        assert level.shape == (1, channels, *grid)
-        assert level.is_contiguous()
-        assert torch.isfinite(level).all()
-        grid = [side // 2 for side in grid]
-
-
 @pytest.mark.parametrize('size', [(896, 896), (1792, 448)])
 def test_absolute_embeddings_where_a_later_stage_has_as_many_tokens_as_stage_1(size):
     """The authors' tiny mistakes such maps for stage 1's and crashes."""
     with torch.no_grad():
         levels = LIT(ABSOLUTE, out_indices=(0, 1, 2)).eval()(image(*size))
     assert [level.shape[2] for level in levels] == [size[0] // s for s in (4, 8, 16)]
-
-
-def test_padding_is_zeros_right_and_bottom():
-    embed = PatchEmbed(3, 8)
-    small = image(30, 45)
-    padded = torch.zeros(1, 3, 32, 48)
-    padded[:, :, :30, :45] = small
-    assert torch.equal(embed(small), embed(padded))
 
 
 @pytest.mark.parametrize('size', [(28, 64), (64, 28), (1, 1), (3, 500)])
@@ -187,18 +162,6 @@ def test_in_channels():
     assert LIT(RELATIVE, in_channels=5)(torch.randn(1, 5, 64, 64))[0].shape[1] == 8
 
 
-@BOTH
-@pytest.mark.parametrize('batch', [2, 33, 48, 100])
-def test_any_batch_equals_its_images_one_by_one(arch, batch):
-    model = randomised(arch=arch).eval().double()
-    images = image(36, 48, batch).double()
-    with torch.no_grad():
-        levels = model(images)
-        for i in (0, batch // 2, batch - 1):
-            for level, single in zip(levels, model(images[i : i + 1])):
-                torch.testing.assert_close(level[i : i + 1], single)
-
-
 @pytest.mark.parametrize('out_indices', [(3,), (0, 2), [1, 2, 3]])
 def test_out_indices_choose_levels(out_indices):
     full = randomised().eval()
@@ -219,21 +182,6 @@ def test_reference_size_changes_tables_not_images():
 
 
 # --- numbers ---------------------------------------------------------------------
-
-
-@BOTH
-def test_kernels_agree_in_the_whole_network(arch):
-    models = [randomised(arch=arch, attn_kernel=k).double() for k in ON_CPU]
-    gradients = []
-    for model in models:
-        model.load_state_dict(models[0].state_dict())
-        sum(
-            level.square().mean() for level in model(image(48, 80, 2).double())
-        ).backward()
-        gradients.append([p.grad for p in model.parameters()])
-    for other in gradients[1:]:
-        for expected, actual in zip(gradients[0], other):
-            torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
 
 
 @BOTH
@@ -333,7 +281,7 @@ def test_frozen_stages(arch, frozen_stages):
     expected = {id(p) for part in frozen for p in part.parameters()}
     assert {id(p) for p in model.parameters() if not p.requires_grad} == expected
     still = {id(m) for part in frozen for m in part.modules()}
-    assert model.train() is model
+    assert model.train() is model and model.eval() is model
     for mode in (model, model.eval().train(), model.train(True)):
         assert {id(m) for m in mode.modules() if not m.training} == still
     before = copy.deepcopy(model.state_dict())
@@ -359,18 +307,6 @@ def test_norm_eval():
             assert not module.training and module.weight.requires_grad
         elif isinstance(module, torch.nn.LayerNorm):
             assert module.training
-
-
-def test_train_returns_self():
-    model = LIT(RELATIVE)
-    assert model.train() is model and model.eval() is model
-    assert not any(module.training for module in model.modules())
-
-
-def test_copies_and_pickles():
-    model = randomised().eval()
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(twin(image())[3], model(image())[3])
 
 
 # --- refusals --------------------------------------------------------------------

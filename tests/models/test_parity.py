@@ -1,4 +1,4 @@
-"""The numbers of the authors' code: outputs, loss, gradients, running statistics.
+"""Test against the authors' outputs, loss, gradients and running statistics.
 
 In any clone from `data/golden.npz`, and from the full set where there is one.
 """

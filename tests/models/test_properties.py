@@ -1,4 +1,4 @@
-"""What holds for any network, image size, batch and dtype: hypothesis draws them.
+"""Test what holds for any network, image size, batch and dtype, by hypothesis.
 
 `make test` tries the same few cases each time, `make soak` many, and others each time.
 """
@@ -276,6 +276,7 @@ def test_kernels_agree_on_any_map(effort):
     hold(effort, 40, maps, check_attention)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ARCHS)
 def test_named_archs(name):
     case = Case(name, 224, (0, 1, 2, 3), torch.float32, batch=2, size=(45, 98))
@@ -283,6 +284,7 @@ def test_named_archs(name):
     check_batch(case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['tiny', 'small'])
 def test_named_archs_saved_and_copied(name):
     case = Case(name, 224, (0, 1, 2, 3), torch.float32, batch=2, size=(45, 98))

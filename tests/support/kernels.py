@@ -5,7 +5,7 @@ import torch
 from mmlit.ops.attention import KERNELS
 
 H, W, HEADS, DIM = 5, 7, 3, 4
-#: Those that run on a CPU; for flex see test_flex.py.
+#: Those that run on a CPU; for flex see test_flex_attention.py.
 ON_CPU = [name for name in KERNELS if name != 'flex']
 
 

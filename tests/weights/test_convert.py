@@ -1,4 +1,4 @@
-"""The mapping between the authors' layouts and mmlit's."""
+"""Test the conversion between the authors' layouts and mmlit's."""
 
 import pytest
 import torch

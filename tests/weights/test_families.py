@@ -1,4 +1,4 @@
-"""Which layout, and which LIT, a state dict is of."""
+"""Test which layout, and which LIT, a state dict is of."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Weights on their way into a LIT: every layout, prefix and container."""
+"""Test the loading of weights of every layout, prefix and container."""
 
 import copy
 import re
@@ -90,15 +90,6 @@ def test_own_weights_pass_through_quietly(said, arch):
     copied = copy.deepcopy(target)
     copied.load_state_dict({f'module.{k}': v for k, v in state.items()})
     assert said == []
-
-
-def test_a_copy_fills_itself():
-    net = relative()
-    copied = copy.deepcopy(net)
-    before = snapshot(net)
-    copied.load_state_dict(official('relative', 'imagenet'))
-    assert changed(net, before) == set()
-    assert len(changed(copied, before)) == len(before) - 6
 
 
 def test_float64_gets_the_exact_running_mean():
@@ -232,6 +223,35 @@ def test_embeddings_of_another_size_are_resized(said):
     ours = net.stages[3].pos_embed.absolute_pos_embed
     assert torch.equal(ours, resized.permute(0, 2, 3, 1))
     assert '; 4 position parameters resized; dropped: class-token slot' in said[0]
+
+
+def test_positions_are_resized_in_float64():
+    table, embed = torch.randn(3, 13, 13), torch.randn(1, 7, 7, 5)
+    state = {
+        'x.attn.position_bias.relative_position_bias_table': table,
+        'x.stages.3.pos_embed.absolute_pos_embed': embed,
+    }
+    shapes = dict(zip(state, [(3, 9, 31), (1, 4, 12, 5)]))
+    fitted, resized = loading.resize_positions(
+        {**state, 'y': embed}, {**shapes, 'y': (1, 2)}
+    )
+    assert sorted(resized) == sorted(state)
+    assert fitted['y'] is embed
+
+    def by_torch(image, size, mode):
+        return torch.nn.functional.interpolate(
+            image.double(), size=size, mode=mode, align_corners=False
+        ).float()
+
+    one, two = (fitted[key] for key in state)
+    assert torch.equal(one, by_torch(table[None], (9, 31), 'bicubic')[0])
+    image = by_torch(embed.permute(0, 3, 1, 2), (4, 12), 'bilinear')
+    assert torch.equal(two, image.permute(0, 2, 3, 1))
+    # What has the right size stays the very same; other heads or channels stay, too.
+    others = dict(zip(state, [(4, 9, 9), (1, 4, 4, 6)]))
+    for shapes in ({}, others, {key: value.shape for key, value in state.items()}):
+        fitted, resized = loading.resize_positions(state, shapes)
+        assert resized == [] and all(fitted[key] is state[key] for key in state)
 
 
 # --- parts ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Checkpoint files of every arch, and the ways of mmengine to load them."""
+"""Test checkpoint files of every arch, and mmengine's ways to load them."""
 
 import dataclasses
 
@@ -28,8 +28,14 @@ from support.official_files import (
 COUNTS = {'tiny': 173, 'small': 147, 'medium': 303, 'base': 303}
 
 
-@pytest.mark.parametrize('kind', IMG_SIZES)
-@pytest.mark.parametrize('name', ARCHS)
+FILES = [(name, kind) for name in ARCHS for kind in IMG_SIZES]
+QUICK = ('tiny', 'imagenet')
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind'),
+    [QUICK, *(pytest.param(*f, marks=pytest.mark.slow) for f in FILES if f != QUICK)],
+)
 def test_released_files_fill_everything(tmp_path, said, name, kind):
     arch = dataclasses.asdict(ARCHS[name])
     state = official_state(arch, kind, dense=False)

@@ -1,10 +1,9 @@
-"""The gathered convolution of the CPU against mmcv's, and mmcv's as an operator."""
+"""Test the gathered convolution of the CPU against mmcv's, and mmcv's operator."""
 
 import pytest
 import torch
 from mmcv.ops import deform_conv2d
 
-from mmlit.models.downsample import MergeConv2d
 from mmlit.ops import deform_merge as module
 from mmlit.ops.deform_merge import deformable_merge
 
@@ -44,29 +43,6 @@ def test_gathered_equals_mmcv(size, scale, dtype, tolerance):
     actual = values_and_gradients(deformable_merge, tensors)
     expected = values_and_gradients(mmcv_merge, tensors)
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize('layout', ['contiguous', 'channels last'])
-def test_mmcv_gets_contiguous_tensors(monkeypatch, layout):
-    """Its kernels for GPUs refuse others; a device without numbers stands in for one.
-
-    There a convolution of tokens, (B, H, W, C), gives the strides of channels last.
-    """
-    seen = []
-
-    def merge(tokens, offsets, weight):
-        seen.extend(x.is_contiguous() for x in (tokens, offsets, weight))
-        shapes = (x.shape for x in (tokens, offsets, weight))
-        return mmcv_merge(*map(torch.zeros, shapes)).to('meta')
-
-    monkeypatch.setattr(module, '_mmcv', merge)
-    layer = MergeConv2d(3, 5).to('meta')
-    if layout == 'channels last':
-        layer = layer.to(memory_format=torch.channels_last)
-    tokens = torch.empty(2, 6, 8, 3, device='meta').permute(0, 3, 1, 2)
-    offsets = layer.conv_offset(tokens).contiguous(memory_format=torch.channels_last)
-    assert deformable_merge(tokens, offsets, layer.weight).shape == (2, 5, 3, 4)
-    assert seen == [True, True, True]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device here')
@@ -135,17 +111,22 @@ def test_mmcv_as_an_operator():
     torch.library.opcheck(torch.ops.mmlit.deform_conv2d, tensors, rtol=1e-9, atol=1e-9)
 
 
-def test_devices_other_than_the_cpu_run_mmcv(monkeypatch):
-    """The choice, without a GPU at hand: tensors on torch's device without data."""
+@pytest.mark.parametrize('strides', [torch.contiguous_format, torch.channels_last])
+def test_devices_other_than_the_cpu_run_mmcv(monkeypatch, strides):
+    """Without a GPU at hand: tensors on torch's device without data.
+
+    mmcv's kernels for GPUs refuse tensors that are not contiguous.
+    """
     called = []
     for name in ('_mmcv', '_mmcv_op'):
 
-        def merge(tokens, *_, name=name):
+        def merge(*tensors, name=name):
+            assert all(x.is_contiguous() for x in tensors)
             called.append(name)
-            return tokens.new_empty(2, 5, 3, 4)
+            return tensors[0].new_empty(2, 5, 3, 4)
 
         monkeypatch.setattr(module, name, merge)
-    tensors = [x.detach().to('meta') for x in inputs()]
+    tensors = [x.detach().to('meta', memory_format=strides) for x in inputs()]
     deformable_merge(*tensors)
     monkeypatch.setattr(module, 'is_compiling', lambda: True)
     deformable_merge(*tensors)

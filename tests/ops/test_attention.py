@@ -1,4 +1,4 @@
-"""Every kernel against the definition, in value and gradient."""
+"""Test every kernel against the definition, in value and gradient."""
 
 import math
 
@@ -121,50 +121,29 @@ def test_flex_says_why_not(monkeypatch):
         resolve_kernel('flex')
 
 
-class TestAuto:
-    """The rule, told by which kernel is called."""
-
-    @pytest.fixture
-    def called(self, monkeypatch):
-        names = []
-        for name in ('eager', 'sdpa', 'chunked'):
-            monkeypatch.setattr(
-                kernels, name, lambda *args, name=name: names.append(name)
-            )
-        return names
-
-    def test_no_bias_is_fused(self, called):
-        (q, k, v), _ = inputs(grid=(40, 40))
-        auto(q, k, v, None, 0.0)
-        assert called == ['sdpa']
-
-    def test_dropout_needs_a_kernel_that_has_it(self, called):
-        (q, k, v), table = inputs(grid=(40, 40))
-        auto(q, k, v, table, 0.1)
-        assert called == ['sdpa']
-
-    def test_large_maps_are_chunked(self, called):
-        (q, k, v), table = inputs(grid=(40, 40))
-        auto(q, k, v, table, 0.0)
-        assert called == ['chunked']
-
-    def test_small_maps_spell_the_bias_out_in_inference(self, called):
-        (q, k, v), table = inputs()
-        with torch.no_grad():
-            auto(q, k, v, table, 0.0)
-        assert called == ['sdpa']
-
-    def test_deterministic_training(self, called):
-        (q, k, v), table = inputs()
-        torch.use_deterministic_algorithms(True)
-        try:
-            auto(q, k, v, table, 0.0)
-        finally:
-            torch.use_deterministic_algorithms(False)
-        assert called == ['chunked']
-
-    def test_export_takes_the_definition(self, called, monkeypatch):
-        (q, k, v), table = inputs(grid=(40, 40))
-        monkeypatch.setattr(kernels, 'is_exporting', lambda: True)
-        auto(q, k, v, table, 0.0)
-        assert called == ['eager']
+@pytest.mark.parametrize(
+    ('grid', 'with_bias', 'dropout', 'how', 'kernel'),
+    [
+        ((40, 40), False, 0.0, '', 'sdpa'),  # nothing to spell out
+        ((40, 40), True, 0.1, '', 'sdpa'),  # which has dropout
+        ((40, 40), True, 0.0, '', 'chunked'),
+        ((5, 7), True, 0.0, 'no_grad', 'sdpa'),
+        ((5, 7), True, 0.0, 'deterministic', 'chunked'),
+        ((5, 7), True, 0.0, 'is_compiling', 'chunked'),
+        ((40, 40), True, 0.0, 'is_exporting', 'eager'),
+    ],
+)
+def test_auto(monkeypatch, grid, with_bias, dropout, how, kernel):
+    called = []
+    for name in ('eager', 'sdpa', 'chunked'):
+        monkeypatch.setattr(kernels, name, lambda *_, name=name: called.append(name))
+    if how.startswith('is_'):
+        monkeypatch.setattr(kernels, how, lambda: True)
+    (q, k, v), table = inputs(grid=grid)
+    torch.use_deterministic_algorithms(how == 'deterministic')
+    try:
+        with torch.set_grad_enabled(how != 'no_grad'):
+            auto(q, k, v, table if with_bias else None, dropout)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert called == [kernel]

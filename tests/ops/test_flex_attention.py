@@ -1,4 +1,4 @@
-"""FlexAttention's bias lookup; the CUDA kernel itself where there is a device."""
+"""Test FlexAttention's bias lookup, and the kernel where there is CUDA."""
 
 import functools
 import sys
@@ -52,6 +52,7 @@ def test_torchs_interpreter_equals_eager():
         check_close([actual], [eager(*qkv, table, 0.0)], 2e-6)
 
 
+@pytest.mark.slow
 @needs_flex
 def test_one_compilation_for_all_sizes(monkeypatch):
     """Traced, but not turned into C++: torch's own kernel for CPUs, which mmlit does

@@ -1,4 +1,4 @@
-"""The MLP's way of taking tokens part by part."""
+"""Test that an MLP in chunks gives the same numbers."""
 
 import pytest
 import torch

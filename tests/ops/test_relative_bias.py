@@ -1,4 +1,4 @@
-"""The bias spelt out from its table: against the lookup, and its transposes."""
+"""Test the bias spelt out against the lookup, and its transposes."""
 
 import pytest
 import torch
