@@ -35,28 +35,22 @@ help:
 
 # --- the set-up: one stamp a step, so that it does nothing twice and can be interrupted
 
-# The Python that .venv is made from: `make demo PYTHON=/path/to/python3.11`.
-# Without a choice: that of an existing one, else the first one that is new enough.
+# The Python that .venv is made from; by default that of an existing one, else the first
+# one that is new enough.
 ifndef PYTHON
-PYTHON := $(shell for python in $(PY) .venv/bin/python python3.11 python3.12 \
-	python3.13 python3; do "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+PYTHON := $(shell for python in $(PY) .venv/bin/python python3.11 python3.12 python3.13 \
+	python3; do "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1 && echo "$$python" && break; done)
 endif
-ifdef MMLIT_DEVICE
-DEVICE := $(MMLIT_DEVICE)
-else
-DEVICE := $(shell if [ -e /proc/driver/nvidia/version ] || nvidia-smi -L 2>/dev/null | \
-	grep -q 'GPU '; then echo cuda; else echo cpu; fi)
-endif
+DEVICE := $(or $(MMLIT_DEVICE),$(shell if [ -e /proc/driver/nvidia/version ] || \
+	nvidia-smi -L 2>/dev/null | grep -q 'GPU '; then echo cuda; else echo cpu; fi))
 ifeq ($(filter cpu cuda,$(DEVICE)),)
 $(error MMLIT_DEVICE is '$(DEVICE)': expected cpu or cuda)
 endif
-TORCH := $(shell sed -n 's/^torch==//p' requirements/torch.txt)
-CPU_INDEX := https://download.pytorch.org/whl/cpu
 # What the steps depend on beside files; empty if this Python does not serve.
 KEY := $(shell "$(PYTHON)" -c 'import sys, zlib; v = sys.version_info; v < (3, 11) or \
-	print("%d.%d.%d-%s-%x" % (*v[:3], sys.argv[1], zlib.crc32(repr((sys.argv, \
-	sys.version, sys.base_prefix)).encode())))' $(DEVICE) "$(CURDIR)" "$(CUDA_HOME)" 2>/dev/null)
+	print("%d.%d.%d-%s-%x" % (*v[:3], sys.argv[1], zlib.crc32(repr((sys.argv, sys.version, \
+	sys.base_prefix)).encode())))' $(DEVICE) "$(CURDIR)" "$(CUDA_HOME)" 2>/dev/null)
 STAMPS := $(VENV)/.stamps/$(KEY)
 
 # Runs a command while no other set-up is at work in this checkout. The lock ends with
@@ -84,8 +78,7 @@ mim: GOAL = .build/mim/$(KEY)
 setup mim:
 	@test -n "$(KEY)" || { echo '[setup] stopped: no Python 3.11 or newer was found' \
 	'(PYTHON is "$(PYTHON)"): install one, or name it with PYTHON=...' >&2; exit 1; }
-	@$(SUBMAKE) -q $(GOAL) || \
-	$(CLEAN) "$(PYTHON)" -c "$$LOCKED" $(SUBMAKE) $(GOAL)
+	@$(SUBMAKE) -q $(GOAL) || $(CLEAN) "$(PYTHON)" -c "$$LOCKED" $(SUBMAKE) $(GOAL)
 
 WHO := import sys; print(sys.version, sys.base_prefix)
 BASE = $$("$(PYTHON)" -c 'import sys; print(sys._base_executable)')
@@ -101,8 +94,8 @@ $(STAMPS)/venv:
 
 # What a killed pip leaves, and takes for an installed package afterwards.
 SITE_PACKAGES = $(VENV)/lib/python3*/site-packages
-MEND = for info in $(SITE_PACKAGES)/*.dist-info; do [ -f "$$info/RECORD" ] || rm -rf "$$info"; \
-	done; rm -rf $(SITE_PACKAGES)/~*
+MEND = for info in $(SITE_PACKAGES)/*.dist-info; do [ -f "$$info/RECORD" ] || \
+	rm -rf "$$info"; done; rm -rf $(SITE_PACKAGES)/~*
 INSTALL = $(PY) -m pip install --no-deps
 # Wheels only: a source build takes long and needs tools. These have none.
 LOCKED_INSTALL = $(INSTALL) -q --require-hashes --no-build-isolation --only-binary :all: \
@@ -118,16 +111,17 @@ $(STAMPS)/build: requirements/build.lock $(STAMPS)/venv
 	@touch $@
 
 # An OpenCV beside the headless one has the same files: it goes, and they come anew.
-FOREIGN := opencv-python opencv-contrib-python opencv-contrib-python-headless
-FOREIGN_FILES := $(wildcard $(foreach name,$(subst -,_,$(FOREIGN)),$(SITE_PACKAGES)/$(name)-*.dist-info))
-$(STAMPS)/packages: requirements/common.lock requirements/$(STACK).lock \
-		$(STAMPS)/build $(FOREIGN_FILES)
-	@echo '[setup] installing the packages: a minute or two, up to 400 MB'
+OPENCV := $(wildcard $(SITE_PACKAGES)/opencv_python-*.dist-info \
+	$(SITE_PACKAGES)/opencv_contrib_python*.dist-info)
+$(STAMPS)/packages: requirements/common.lock requirements/$(STACK).lock $(STAMPS)/build $(OPENCV)
+	@echo '[setup] installing the packages, a minute or two'
 	@$(MEND)
-	@$(if $(FOREIGN_FILES),$(PY) -m pip uninstall -q -y $(FOREIGN) opencv-python-headless)
+	@$(if $(OPENCV),$(PY) -m pip uninstall -q -y opencv-python opencv-contrib-python \
+	opencv-contrib-python-headless opencv-python-headless)
 	@$(LOCKED_INSTALL) -r $< -r requirements/$(STACK).lock || $(FAILED)
 	@touch $@
 
+TORCH := $(shell sed -n 's/^torch==//p' requirements/torch.txt)
 FITS := import sys, torch; sys.exit(torch.__version__.partition("+")[0] != "$(TORCH)" \
 	or bool(torch.version.cuda) != ("$(DEVICE)" == "cuda"))
 $(STAMPS)/torch: requirements/torch.txt $(STAMPS)/packages
@@ -135,6 +129,7 @@ $(STAMPS)/torch: requirements/torch.txt $(STAMPS)/packages
 	@$(PY) -c '$(FITS)' 2>/dev/null || { $(PY) -m pip uninstall -q -y torch; \
 	echo '[setup] installing torch $(TORCH) for $(DEVICE)'; $(INSTALL_TORCH); }
 	@touch $@
+CPU_INDEX := https://download.pytorch.org/whl/cpu
 ifeq ($(DEVICE),cuda)
 INSTALL_TORCH = $(PY) -m pip install -c requirements/build.in -c requirements/common.in \
 	torch==$(TORCH) || $(FAILED)
@@ -157,7 +152,6 @@ $(STAMPS)/mmcv: requirements/$(MMCV).lock $(STAMPS)/torch
 	@touch $@
 
 $(STAMPS)/mmlit: setup.py pyproject.toml mmlit/version.py $(STAMPS)/mmcv
-	@echo '[setup] installing mmlit, editable'
 	@$(INSTALL) -q --no-build-isolation --config-settings editable_mode=compat -e . || $(FAILED)
 	@touch $@
 	@echo '[setup] complete: source $(VENV)/bin/activate'

@@ -5,14 +5,12 @@
 
 For any environment with torch, pip, "setuptools<81", wheel and ninja, on Linux or macOS
 with a C++ compiler; this file needs no other. An interrupted build goes on. The wheel
-is kept in the user's cache, in mmlit/wheels/KEY, where KEY says what it fits: Python,
-platform, torch, and CPU or CUDA; the next environment of that kind takes it from there.
+is kept in the user's cache, in mmlit/wheels/KEY, where KEY says what it fits.
 
 Most of the time goes into torch's headers, which each of mmcv's files includes: they
-are compiled once beforehand (a precompiled header, 430 MB for the time being), and all
-is compiled without debug information: 3 minutes on two cores instead of 12. The flags
-are those that torch wrote down for ninja: a script in front of ninja runs this file
-with --add-header, which compiles the header by them and adds it to them.
+are compiled once (a precompiled header, 430 MB for the time being), and all without
+debug information: 3 minutes on two cores instead of 12. The flags are those that torch
+writes down for ninja: in front of ninja, a script runs this file with --add-header.
 """
 
 import argparse
@@ -26,23 +24,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
 
 VERSIONS = {'mmcv': '2.1.0', 'onedl-mmcv': '2.3.6'}
-INTERVAL = 20  # Seconds between lines of progress, where it is no terminal.
 GIGABYTES_PER_JOB = 1.5  # Of memory, for one compiler with torch's headers.
-PYTHON_DEV = (
-    'Python.h is not there: install the headers of this Python (Debian, Ubuntu: '
-    'sudo apt-get install python3-dev), or take another Python (make: PYTHON=...)'
-)
-COMPILER = (
-    'mmcv needs a C++ compiler, and {} was not found: install one (Debian, Ubuntu: '
-    'sudo apt-get install g++; macOS: xcode-select --install), or name yours in CXX'
-)
 # Tried in order against the output of a failed command.
 CAUSES = (
     (r'Killed signal|fatal error: Killed|out of memory|cannot allocate memory',
@@ -53,14 +41,15 @@ CAUSES = (
      'nothing was installed: take an index with the files of PyPI'),
     (r"No module named '(pkg_resources|wheel|setuptools)",
      'first pip install "setuptools<81" wheel'),
-    (r'Python\.h: No such file', PYTHON_DEV),
+    (r'Python\.h: No such file',
+     'Python.h is not there: install the headers of this Python (Debian, Ubuntu: '
+     'sudo apt-get install python3-dev), or take another Python (make: PYTHON=...)'),
     (r'detected CUDA version .* mismatches',
      "nvcc's CUDA differs from torch's: point CUDA_HOME at the matching toolkit, or "
      'build CPU ops (no --cuda; make: MMLIT_DEVICE=cpu)'),
     (r'unsupported GNU version|#error.*C\+\+|unrecognized .*-std=',
      'the C++ compiler does not fit: name another one in CXX'),
 )  # fmt: skip
-TORCH = "import torch; print(torch.__version__, torch.version.cuda or '')"
 # Zero offsets make a deformable convolution an ordinary one.
 CHECK = """
 import sys, torch
@@ -84,19 +73,24 @@ def say(text: str) -> None:
 
 def run(command, **options):
     """Run `command` and return its exit status and what it printed."""
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
-    )
+    options = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, **options}
+    done = subprocess.run(command, **options)
     return done.returncode, done.stdout.decode(errors='replace').strip()
+
+
+def failure(command, **options) -> str:
+    """Run `command`; return the last line it printed if it failed, else ''."""
+    status, output = run(command, **options)
+    return (output.splitlines() or [f'status {status}'])[-1] if status else ''
 
 
 def explain(what: str, output: str) -> Stop:
     """Return why `what` failed, as far as the end of its output tells."""
     text = output[-60_000:]
-    cause = next((cure for sign, cure in CAUSES if re.search(sign, text, re.I)), None)
+    causes = [f': {cure}' for sign, cure in CAUSES if re.search(sign, text, re.I)]
     errors = [line for line in text.splitlines() if re.search(r'\berror\b', line, re.I)]
     shown = '\n    '.join(errors[:8] or text.splitlines()[-15:])
-    return Stop(f'{what} failed{f": {cause}" if cause else ""}. It said:\n    {shown}')
+    return Stop(f'{what} failed{"".join(causes[:1])}. It said:\n    {shown}')
 
 
 def run_python(what: str, *arguments) -> str:
@@ -107,26 +101,11 @@ def run_python(what: str, *arguments) -> str:
     return output
 
 
-def cache() -> Path:
-    """Return the folder that keeps wheels and unfinished builds of this user."""
-    caches = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(caches).absolute() / 'mmlit'
-
-
 def wheel_key(name: str, version: str, torch: str, ops: str) -> str:
     """Return the name of what a wheel fits, usable as a folder name."""
     python = f'cp{sys.version_info[0]}{sys.version_info[1]}'
     system = f'{platform.system()}-{platform.machine()}'.lower()
     return f'{name}-{version}-{python}-{system}-torch-{torch}-ops-{ops}'
-
-
-def check_tools() -> None:
-    """Raise if mmcv cannot be compiled here."""
-    compiler = os.environ.get('CXX', 'c++').split()[0]
-    if shutil.which(compiler) is None:
-        raise Stop(COMPILER.format(compiler))
-    if not (Path(sysconfig.get_path('include')) / 'Python.h').is_file():
-        raise Stop(PYTHON_DEV)
 
 
 def count_jobs() -> int:
@@ -148,11 +127,9 @@ def fetch_sources(name: str, version: str, lock, folder: Path) -> Path:
         # In a folder of its own until it is whole; dropped if we are interrupted.
         with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
             options = '--no-deps --no-binary :all: --no-build-isolation -d'.split()
-            wanted = (
-                ['--require-hashes', '-r', lock] if lock else [f'{name}=={version}']
-            )
-            what = f'fetching {name} {version}'
-            run_python(what, '-m', 'pip', 'download', *options, scratch, *wanted)
+            options += [scratch, *(('--require-hashes', '-r', lock) if lock else ())]
+            options += [] if lock else [f'{name}=={version}']
+            run_python(f'fetching {name} {version}', '-m', 'pip', 'download', *options)
             (archive,) = Path(scratch).glob('*.tar.gz')
             shutil.unpack_archive(str(archive), scratch)
             os.replace(Path(scratch) / tree.name, tree)
@@ -163,43 +140,36 @@ def add_header(header: Path) -> None:
     """Let torch's build.ninja, in this folder, include `header` precompiled."""
     file = Path('build.ninja')
     text = file.read_text(encoding='utf-8')
-    flags = {
-        name: re.sub(r'\$(.)', r'\1', value)  # As ninja reads it.
-        for name, value in re.findall(r'^(\w+) *= *(.*)$', text, re.M)
-    }
-    command = '{cxx} %s {cflags} %s {post_cflags} -g0'.format(**flags)
-    refused = compile_header(header, command)
+    flags = dict(re.findall(r'^(\w+) *= *(.*)$', text, re.M))
+    command = ' '.join(flags[name] for name in ('cxx', 'cflags', 'post_cflags'))
+    # As ninja reads it.
+    refused = compile_header(header, re.sub(r'\$(.)', r'\1', command) + ' -g0')
     if refused:
         say(f'going on without that, which takes longer: {refused}')
     else:
         include = f'cflags = -include {shlex.quote(str(header))} '.replace('$', '$$')
         text = re.sub('^cflags *=', lambda found: include, text, flags=re.M)
     # nvcc's files have flags of their own.
-    text = re.sub('^post_cflags *=', r'\g<0> -g0', text, flags=re.M)
+    text = re.sub('^post_cflags *=.*', r'\g<0> -g0', text, flags=re.M)
     file.write_text(text, encoding='utf-8')
     say('compiling the files')
 
 
 def compile_header(header: Path, command: str) -> str:
     """Compile `header`, if it is not yet; return why the compiler refuses it, or ''."""
-    built, part, trial = f'{header}.gch', f'{header}.part', header.with_suffix('.cpp')
-    name, status, output = shlex.quote(str(header)), 0, ''
+    name, part, built = shlex.quote(str(header)), f'{header}.part', f'{header}.gch'
     if not os.path.exists(built):
         if not header.exists():
             header.write_text('#include <torch/types.h>\n', encoding='utf-8')
         say("compiling torch's headers once for all files, about half a minute")
-        rest = f'-x c++-header {name} -o {shlex.quote(part)}'
-        status, output = run(command % ('', rest), shell=True)
-        if status == 0:
-            # A header that is newer would make all objects out of date.
-            os.utime(part, (header.stat().st_mtime,) * 2)
-            os.replace(part, built)
-    if status == 0:
-        trial.write_text('int trial;\n', encoding='utf-8')
-        strict = f'-include {name} -Winvalid-pch -Werror=invalid-pch'
-        rest = f'-fsyntax-only {shlex.quote(str(trial))}'
-        status, output = run(command % (strict, rest), shell=True)
-    return (output.splitlines() or [f'status {status}'])[-1] if status else ''
+        refused = failure(f'{command} -x c++-header {name} -o {name}.part', shell=True)
+        if refused:
+            return refused
+        # One that is newer than before would make all objects out of date.
+        os.utime(part, (header.stat().st_mtime,) * 2)
+        os.replace(part, built)
+    strict = '-Winvalid-pch -Werror=invalid-pch -fsyntax-only'
+    return failure(f'{command} -include {name} {strict} -x c++ /dev/null', shell=True)
 
 
 def follow(lines) -> str:
@@ -214,18 +184,17 @@ def follow(lines) -> str:
             compiling = now
         found = re.match(r'\s*\[(\d+)/(\d+)\] .*?([\w.-]+)\.o\b', line)
         done, total = map(int, found.groups()[:2]) if found else (0, 0)
-        if found and (live or done == total or now - shown >= INTERVAL):
+        if found and (live or done == total or now - shown >= 20):
             shown, left = now, (now - compiling) / done * (total - done)
-            status = f'[{done}/{total}] {found.group(3)}, {clock(now - begun)} elapsed'
-            status += f', about {clock(left)} left' if left else ', linking'
+            spent, left = (
+                f'{int(time) // 60}:{int(time) % 60:02d}'
+                for time in (now - begun, left)
+            )
+            status = f'[{done}/{total}] {found.group(3)}, {spent} elapsed, '
+            status += f'about {left} left' if done < total else 'linking'
             print(f'[mmcv] {status:<70}', end='\r' if live else '\n', flush=True)
     print(end='\n' if live else '')
     return ''.join(output)
-
-
-def clock(seconds: float) -> str:
-    """Return `seconds` as minutes and seconds: 125 -> '2:05'."""
-    return f'{int(seconds) // 60}:{int(seconds) % 60:02d}'
 
 
 def build_wheel(tree: Path, ops: str, lock: int) -> Path:
@@ -234,20 +203,26 @@ def build_wheel(tree: Path, ops: str, lock: int) -> Path:
     `lock` is a file descriptor that all compilers inherit.
     """
     path = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
-    ninja = shutil.which('ninja', path=path)
-    if ninja is None:
+    compiler, ninja = os.environ.get('CXX', 'c++').split()[0], 'ninja'
+    if shutil.which(compiler, path=path) is None:
+        raise Stop(
+            f'mmcv needs a C++ compiler, and {compiler} was not found: install one '
+            '(Debian, Ubuntu: sudo apt-get install g++; macOS: xcode-select --install)'
+            ', or name yours in CXX'
+        )
+    if shutil.which(ninja, path=path) is None:
         raise Stop('ninja is missing: pip install ninja')
     header, dist, script = (tree.with_name(name) for name in ('pch.h', 'dist', 'ninja'))
     shutil.rmtree(str(dist), ignore_errors=True)
     ours = [sys.executable, os.path.abspath(__file__), '--add-header', str(header)]
-    ours, ninja = ' '.join(map(shlex.quote, ours)), shlex.quote(ninja)
+    ours = ' '.join(map(shlex.quote, ours))
+    ninja = shlex.quote(shutil.which(ninja, path=path))
     script.write_text(
         f'#!/bin/sh\n[ "$1" = --version ] || {ours} || exit\nexec {ninja} "$@"\n'
     )
     script.chmod(0o755)
     jobs = os.environ.get('MAX_JOBS') or str(count_jobs())
-    say(f'building {tree.name} with {ops} ops, {jobs} files at a time: this is done '
-        'once, and an interrupted build goes on')  # fmt: skip
+    say(f'building {tree.name} with {ops} ops, {jobs} files at a time')
     env = dict(os.environ, PATH=f'{tree.parent}:{path}', PYTHONUNBUFFERED='1')
     env.update(MMCV_WITH_OPS='1', MAX_JOBS=jobs, FORCE_CUDA=str(int(ops != 'cpu')))
     if ops == 'cpu':  # mmcv compiles its CUDA ops wherever torch sees a GPU.
@@ -262,7 +237,7 @@ def build_wheel(tree: Path, ops: str, lock: int) -> Path:
         try:
             output = follow(child.stdout)
         except BaseException:
-            os.killpg(child.pid, signal.SIGINT)
+            os.killpg(child.pid, signal.SIGTERM)
             raise
     wheel = next(dist.glob('*.whl'), None)
     if child.returncode != 0 or wheel is None:
@@ -277,8 +252,7 @@ def build_wheel(tree: Path, ops: str, lock: int) -> Path:
 def check_ops(ops: str) -> str:
     """Run one of mmcv's ops in this environment; return what is wrong, or ''."""
     device = 'cpu' if ops == 'cpu' else 'cuda'
-    status, output = run([sys.executable, '-c', CHECK, device])
-    return (output.splitlines() or [f'status {status}'])[-1] if status else ''
+    return failure([sys.executable, '-c', CHECK, device])
 
 
 def install(wheel: Path, ops: str) -> str:
@@ -291,7 +265,9 @@ def install(wheel: Path, ops: str) -> str:
 def provide(name: str, version: str, ops: str, torch: str, hashes) -> None:
     """Install the mmcv asked for: the one in the cache, or a new one."""
     key = wheel_key(name, version, torch, ops)
-    wheels, folder = cache() / 'wheels' / key, cache() / 'build' / key
+    caches = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    cache = Path(caches).absolute() / 'mmlit'
+    wheels, folder = cache / 'wheels' / key, cache / 'build' / key
     folder.mkdir(parents=True, exist_ok=True)
     with open(f'{folder}.lock', 'w') as lock:  # The compilers hold it, too.
         try:
@@ -301,13 +277,12 @@ def provide(name: str, version: str, ops: str, torch: str, hashes) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         wheel = next(wheels.glob('*.whl'), None)
         if wheel is None or install(wheel, ops):
-            check_tools()
             folder.mkdir(exist_ok=True)
             tree = fetch_sources(name, version, hashes, folder)
             wheel = build_wheel(tree, ops, lock.fileno())
-            failure = install(wheel, ops)
-            if failure:
-                raise Stop(f'mmcv was built, but its ops do not work: {failure}')
+            wrong = install(wheel, ops)
+            if wrong:
+                raise Stop(f'mmcv was built, but its ops do not work: {wrong}')
             wheels.mkdir(parents=True, exist_ok=True)
             os.replace(str(wheel), str(wheels / wheel.name))
         shutil.rmtree(str(folder), ignore_errors=True)
@@ -331,7 +306,8 @@ def main() -> None:
     if args.lock:
         pin = re.search(r'^([\w-]+)==([\w.]+)', Path(args.lock).read_text(), re.M)
         name, version = pin.groups()
-    output = run_python('importing torch', '-W', 'ignore', '-c', TORCH)
+    code = "import torch; print(torch.__version__, torch.version.cuda or '')"
+    output = run_python('importing torch', '-W', 'ignore', '-c', code)
     torch, _, cuda = output.splitlines()[-1].partition(' ')
     home = os.environ.get('CUDA_HOME', '/usr/local/cuda')
     nvcc = shutil.which('nvcc', path=f'{home}/bin:{os.environ["PATH"]}')
