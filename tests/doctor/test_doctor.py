@@ -34,6 +34,7 @@ from support.this_stack import STACK
 HEADLESS = 'pip install --force-reinstall --no-deps opencv-python-headless'
 BUILD_TOOLS = 'pip install "setuptools<81" wheel ninja && '
 BUILD = (
+    'CFLAGS="-O3 -DNDEBUG -fwrapv -g0" '
     'pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps '
     '"mmcv>=2.0.0,<2.2.0"'
 )
