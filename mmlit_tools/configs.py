@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
@@ -21,22 +19,11 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from mmlit.checkpoints.http_loader import load_from_local
 from mmlit.errors import UserError, spell_error
-from mmlit_tools.cli import (  # noqa: F401
-    add_cfg_options,
-    add_config_options,
-    check_file,
-    check_least,
-)
+from mmlit_tools.cli import check_file
 from mmlit_tools.distributed import check_same_start, start_processes
 
 #: The scopes that the tools know, each with the extra of mmlit that installs it.
 SCOPES = {'mmdet': 'det', 'mmseg': 'seg'}
-EXTRAS = SCOPES  # For commands that do not use SCOPES yet.
-
-
-def stop(message: str) -> NoReturn:
-    """End a command that does not raise UserError yet."""
-    sys.exit(f'{Path(sys.argv[0]).name}: {message}')
 
 
 def read_settings(args: argparse.Namespace) -> Config:

@@ -100,7 +100,8 @@ class AttentionRecord(NamedTuple):
         if self.attn.position_bias is None:
             return None
         with torch.no_grad():
-            return self.attn.position_bias(tuple(self.tokens.shape[:2])).float()
+            table = self.attn.position_bias(tuple(self.tokens.shape[:2]))
+        return table.detach().float()
 
     def weights(self, queries: Sequence[Tuple[int, int]]) -> Tensor:
         """Return the attention weights of some queries: (heads, queries, H, W).

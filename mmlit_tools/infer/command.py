@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Runs a detector or a segmentor on images, folders of images and videos.
+"""Run a detector or a segmentor on images, folders of images and videos.
 
     python tools/infer.py IMAGE_OR_FOLDER_OR_VIDEO ... --config CONFIG \\
         --checkpoint FILE --out-dir OUT [--score-thr 0.3] [--device cuda:0]
@@ -32,7 +31,6 @@ was done.
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
 import sys
 from collections.abc import Callable
@@ -44,7 +42,9 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from mmlit_tools.configs import EXTRAS, add_cfg_options, check_file, read_config, stop
+from mmlit.errors import UserError
+from mmlit_tools.cli import add_cfg_options, check_file, command
+from mmlit_tools.configs import known_scope, read_config
 from mmlit_tools.infer.results import Results
 from mmlit_tools.infer.sources import (
     Source,
@@ -56,16 +56,17 @@ from mmlit_tools.infer.sources import (
 
 MIN_SCORE = 0.3
 INTERRUPTED = 130  # what shells expect of a process that Ctrl-C ended
-NAMED = 10
-# What need not end the others: an image that is broken, too small for LIT, too large
-# for a GPU, or so narrow that it is resized to nothing. A mistake in the config can
-# raise the same, for every image.
+MAX_NAMES = 10
+# Errors of one image, which need not end the others: it is broken, too small for LIT,
+# too large for a GPU, or so narrow that it is resized to nothing. A mistake in the
+# config can raise the same, for every image.
 IMAGE_ERRORS = (UnreadableError, ValueError, cv2.error, torch.cuda.OutOfMemoryError)
 
 
-def main() -> None:
-    """Runs what the command line asks for."""
-    args = parse_args()
+@command('infer.py')
+def main(arguments: list[str] | None = None) -> None:
+    """Run the model on all inputs of the command line."""
+    args = parse_args(arguments)
     check_file(args.checkpoint, 'checkpoint')
     sources = find_sources(args.inputs, args.out_dir)
     config = read_config(args)
@@ -75,14 +76,16 @@ def main() -> None:
         run = Run(model, results)
         run.do_all(sources)
     except OSError as error:
-        stop(f'--out-dir {args.out_dir}: {error}')
+        raise UserError(f'--out-dir {args.out_dir}: {error}') from error
     sys.exit(run.report(len(sources)))
 
 
-def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
+def parse_args(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        'infer.py',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         'inputs',
@@ -106,19 +109,14 @@ def parse_args() -> argparse.Namespace:
         '--device', help='cpu, cuda:1, ... (default: a GPU if there is one)'
     )
     add_cfg_options(parser)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def build_model(config: Config, args: argparse.Namespace):
-    """The config's detector or segmentor, with the weights of the checkpoint."""
-    scope = config.get('default_scope')
-    if scope not in EXTRAS:
-        stop(
-            f'default_scope of the config is {scope!r}: only {" and ".join(EXTRAS)} '
-            'are known'
-        )
+    """Build the config's detector or segmentor with the weights of the checkpoint."""
+    scope = known_scope(config)
     if scope == 'mmseg' and args.score_thr is not None:
-        stop('--score-thr is for detection; this config is for segmentation')
+        raise UserError('--score-thr is for detection; this config is for segmentation')
     if args.device is not None:
         _check_device(args.device)
     try:
@@ -130,12 +128,14 @@ def build_model(config: Config, args: argparse.Namespace):
 
         score = MIN_SCORE if args.score_thr is None else args.score_thr
         return Detector(config, args.checkpoint, args.device, score)
-    except (KeyError, OSError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        stop(f'--config {args.config}, --checkpoint {args.checkpoint}: {error}')
+    except (KeyError, OSError, TypeError, ValueError, UserError) as error:
+        raise UserError(
+            f'--config {args.config}, --checkpoint {args.checkpoint}: {error}'
+        ) from error
 
 
 class Run:
-    """One run over all sources: what is done, and what is not, and why."""
+    """One run over all sources, which counts successes and failures."""
 
     def __init__(self, model, results: Results):
         self.model = model
@@ -143,12 +143,12 @@ class Run:
         self.screen = Console(stderr=True)
         self.done = 0
         self.failed: list[str] = []
-        # How the model failed: the words, without the figures of an image.
+        # Messages of the model's failures, without the figures of an image.
         self.failures: list[str] = []
         self.interrupted = False
 
     def do_all(self, sources: list[Source]) -> None:
-        """Does all sources, up to an interruption."""
+        """Predict for all sources, up to an interruption."""
         columns = [*Progress.get_default_columns(), MofNCompleteColumn()]
         shown = self.screen.is_terminal
         with Progress(*columns, console=self.screen, disable=not shown) as bar:
@@ -198,13 +198,14 @@ class Run:
                 )
 
     def report(self, total: int) -> int:
-        """Says how it went; returns the exit status."""
+        """Print a summary; return the exit status."""
         print(f'{self.done} of {total} done: {self.results.folder}')
         if self.failed:
-            more = f' and {len(self.failed) - NAMED} more' * (len(self.failed) > NAMED)
+            more = len(self.failed) - MAX_NAMES
             self._say(
                 f'{len(self.failed)} of {total} could not be done, or not wholly: '
-                f'{", ".join(self.failed[:NAMED])}{more}'
+                + ', '.join(self.failed[:MAX_NAMES])
+                + (f' and {more} more' if more > 0 else '')
             )
         if 1 < len(self.failures) == total and len(set(self.failures)) == 1:
             self._say(
@@ -224,7 +225,7 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        stop(f'--device {device}: {str(error).splitlines()[0]}')
+        raise UserError(f'--device {device}: {str(error).splitlines()[0]}') from error
 
 
 def _share(text: str) -> float:
@@ -232,7 +233,3 @@ def _share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f'{text} must be from 0 to 1')
     return value
-
-
-if __name__ == '__main__':
-    main()

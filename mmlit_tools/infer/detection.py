@@ -1,4 +1,4 @@
-"""`infer.py` in detection: boxes, and masks where the model has them."""
+"""Predict and draw objects: boxes, and masks where the model has them."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from mmlit_tools.infer.results import Prediction
 
 
 class Detector(DetInferencer):
-    """mmdet's inferencer, which draws, with what `infer.py` asks of it."""
+    """mmdet's inferencer, which draws, with strict weights and records."""
 
     def __init__(
         self, config: Config, checkpoint: str, device: str | None, min_score: float
     ):
         config = prepare(config, 'DetLocalVisualizer')
-        super().__init__(config, checkpoint, device=device, show_progress=False)
+        self.checkpoint = checkpoint
+        super().__init__(config, device=device, show_progress=False)
         self.min_score = min_score
 
     def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
-        # mmengine's documentation has subclasses override it.
-        load_weights(model, checkpoint, cfg)
+        # mmengine's documentation tells subclasses to override it.
+        load_weights(model, self.checkpoint, cfg)
 
     def read(self, path: Path) -> np.ndarray:
-        """Reads an image, see `infer_model.read_image`."""
+        """Read an image, see `model.read_image`."""
         return read_image(self, path)
 
     def predict(self, image: np.ndarray) -> Prediction:
-        """Finds the objects in an image (H, W, 3), BGR."""
+        """Find the objects in an image (H, W, 3), BGR."""
         (sample,) = self(image, return_datasamples=True)['predictions']
         objects = sample.pred_instances
         sample.pred_instances = objects[objects.scores >= self.min_score]
         picture = image.astype(np.uint8)
         if len(sample.pred_instances):
-            # Of an array mmdet thinks that it is RGB, in spite of its pipeline.
+            # mmdet takes an array for RGB, in spite of its pipeline.
             rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
             (rgb,) = self.visualize([rgb], [sample], return_vis=True, pred_score_thr=-1)
             picture = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)

@@ -1,81 +1,55 @@
-"""What detection and segmentation share: weights, names of classes, reading images.
+"""Share between detection and segmentation: configs, class names, reading images.
 
-mmdet's and mmseg's inferencers load what fits and log the rest; a model with parts left
-at random would draw pictures all the same. Here all of it must come from the file.
+mmdet's and mmseg's inferencers load the weights that fit and log the rest, so that a
+model with random parts would draw pictures too. Here the file must fill all of it.
 """
 
 from __future__ import annotations
 
 import copy
-import re
-from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 from mmengine.registry import DATASETS
+from torch import nn
 
-from mmlit_tools.configs import unwrap
+from mmlit_tools.configs import test_dataset
 from mmlit_tools.infer.sources import UnreadableError
-
-
-class ModelError(ValueError):
-    """The config or the checkpoint does not do; the text says why."""
+from mmlit_tools.models import ModelError, classes_of, load_strict, open_checkpoint
 
 
 def prepare(config: Config, visualizer: str) -> Config:
-    """A copy of a config that the inferencers can take.
-
-    Raises:
-        ModelError: It has no test pipeline.
-    """
+    """Return a copy of a config that the inferencers can take."""
+    dataset = test_dataset(config)
     config = copy.deepcopy(config)
-    loader = config.get('test_dataloader') or {}
-    if 'dataset' in loader:
-        # Only its pipeline and its classes are of interest, not what wraps it.
-        loader.dataset = next(unwrap(loader.dataset))
-    if not loader.get('dataset', {}).get('pipeline'):
-        raise ModelError('the config has no test_dataloader.dataset.pipeline')
+    config.test_dataloader = dict(dataset=dataset)
     settings = config.get('visualizer') or dict(type=visualizer)
     # Pictures go to --out-dir alone, not to Weights & Biases, say.
     config.visualizer = dict(settings, vis_backends=[], save_dir=None)
     return config
 
 
-def load_weights(model: torch.nn.Module, checkpoint: dict, config: Config) -> None:
-    """Loads a checkpoint whole; notes names and colours of the classes in the model.
+def load_weights(model: nn.Module, path: str, config: Config) -> None:
+    """Fill a model from a checkpoint; note names and colours of its classes.
 
     Raises:
-        ModelError: Weights are missing or of other shapes, or the names do not fit.
+        UserError: The file cannot be read, weights are missing or of other shapes, or
+            the names do not fit.
     """
-    weights = checkpoint.get('state_dict', checkpoint)
-    known = OrderedDict((re.sub(r'^module\.', '', k), v) for k, v in weights.items())
-    known._metadata = getattr(weights, '_metadata', OrderedDict())
-    try:
-        missing, unknown = model.load_state_dict(known, strict=False)
-    except RuntimeError as error:
-        # torch lists every tensor of another shape.
-        raise ModelError(f'it is not of this config: {_shorten(error)}') from None
-    missing = [key for key in missing if 'num_batches_tracked' not in key]
-    if missing:
-        raise ModelError(
-            f'it is not of this config: {len(missing)} of its weights are missing, '
-            f'{", ".join(missing[:3])}{", ..." * (len(missing) > 3)}'
-        )
-    if unknown:
-        print(f'The checkpoint has {len(unknown)} weights more: {unknown[0]}, ...')
-    model.dataset_meta = _classes(model, checkpoint.get('meta') or {}, config)
+    checkpoint = open_checkpoint(path)
+    load_strict(model, checkpoint)
+    model.dataset_meta = _classes(model, classes_of(checkpoint), config)
 
 
-def _classes(model: torch.nn.Module, meta: dict, config: Config) -> dict:
-    """Names and colours: those in the checkpoint, else those of the test dataset.
+def _classes(model: nn.Module, saved: dict[str, Any], config: Config) -> dict:
+    """Return names and colours: the saved ones, else those of the test dataset.
 
-    Where the colours do not suffice, others are made up, the same each time.
+    Missing colours are drawn at random, the same each time.
     """
-    saved = {k.lower(): v for k, v in (meta.get('dataset_meta') or meta).items()}
     part = dict(config.test_dataloader.dataset, pipeline=[], lazy_init=True)
     with DATASETS.switch_scope_and_registry(config.default_scope) as registry:
         configured = registry.build(part).metainfo
@@ -94,10 +68,10 @@ def _classes(model: torch.nn.Module, meta: dict, config: Config) -> dict:
 
 
 def read_image(inferencer: BaseInferencer, path: Path) -> np.ndarray:
-    """Reads an image (H, W, 3) as the config's own test pipeline does: BGR, upright.
+    """Read an image (H, W, 3) as the config's own test pipeline does: BGR, upright.
 
     Raises:
-        UnreadableError: It is missing, empty, broken, or no image.
+        UnreadableError: It is missing, empty, broken, or not an image.
     """
     steps = inferencer.pipeline.transforms
     load = next(step.from_file for step in steps if hasattr(step, 'from_file'))
@@ -108,9 +82,4 @@ def read_image(inferencer: BaseInferencer, path: Path) -> np.ndarray:
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from error
     except (AssertionError, ValueError, cv2.error) as error:
-        raise UnreadableError('is no image, or a broken one') from error
-
-
-def _shorten(error: Exception, limit: int = 300) -> str:
-    text = ' '.join(str(error).split())
-    return text if len(text) <= limit else text[:limit] + ' ...'
+        raise UnreadableError('is not an image, or a broken one') from error

@@ -1,4 +1,4 @@
-"""What `infer.py` writes, each file whole or not at all.
+"""Write pictures, records and label maps, each file whole or not at all.
 
 OUT/pictures/NAME            the image with what was found in it; videos as .mp4
 OUT/predictions/NAME.json    the same in figures; for a video NAME.jsonl, a line
@@ -20,7 +20,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mmlit_tools.configs import stop
+from mmlit.checkpoints.atomic import write_whole
+from mmlit.errors import UserError
 from mmlit_tools.infer.sources import Source
 
 PICTURES = ('.jpg', '.jpeg', '.png')
@@ -28,7 +29,7 @@ PICTURES = ('.jpg', '.jpeg', '.png')
 
 @dataclass
 class Prediction:
-    """What was found in one image."""
+    """The prediction for one image."""
 
     # For the JSON: plain numbers, text, lists, dicts.
     record: dict
@@ -39,34 +40,39 @@ class Prediction:
 
 
 class Results:
-    """The folder of the results."""
+    """The folder of the results.
+
+    Raises:
+        UserError: The folder holds something other than results, or two sources have
+            one picture.
+    """
 
     def __init__(self, folder: Path, sources: list[Source]):
-        """Makes the folder; stops where it holds something else than results."""
         self.folder = folder
         if folder.exists() and not folder.is_dir():
-            stop(f'--out-dir {folder} is a file')
+            raise UserError(f'--out-dir {folder} is a file')
         earlier = folder / 'predictions'
         if folder.is_dir() and any(folder.iterdir()) and not earlier.is_dir():
-            stop(
+            raise UserError(
                 f'--out-dir {folder} holds something other than results of an earlier '
                 'run: give a new or an empty folder'
             )
         pictures = Counter(map(self._picture, sources))
         picture, count = pictures.most_common(1)[0]
         if count > 1:
-            stop(f'{count} of the inputs would be drawn to {picture}: rename one')
+            raise UserError(
+                f'{count} of the inputs would be drawn to {picture}: rename one'
+            )
         earlier.mkdir(parents=True, exist_ok=True)
 
     def write_image(self, source: Source, prediction: Prediction) -> None:
-        """Writes the files of an image."""
+        """Write the files of an image."""
         shape = prediction.picture.shape
         record = {'image': source.path.as_posix(), **_size(shape), **prediction.record}
         if prediction.label_map is not None:
             path = self.folder / 'label_maps' / f'{source.name}.png'
             self._write_label_map(path, prediction.label_map, record)
-        picture = self._picture(source)
-        _write_image(picture, prediction.picture)
+        _write_image(self._picture(source), prediction.picture)
         # The last one: where it is, the others are.
         path = self.folder / 'predictions' / f'{source.name}.json'
         _write(path, (json.dumps(record) + '\n').encode())
@@ -75,7 +81,7 @@ class Results:
     def write_video(
         self, source: Source, fps: float
     ) -> Iterator[Callable[[Prediction], None]]:
-        """Gives a function that writes the next frame.
+        """Give a function that writes the next frame.
 
         The files appear at the end, after an interruption too, with the frames so far.
         """
@@ -135,7 +141,7 @@ class _Film:
 
 @contextlib.contextmanager
 def _in_the_end(path: Path) -> Iterator[Path]:
-    """Gives a path to write to; the file takes its place at the end.
+    """Give a path to write to; the file takes its place at the end.
 
     At an interruption by the user, too; after any other failure it is removed.
     """
@@ -163,7 +169,5 @@ def _write_image(path: Path, image: np.ndarray) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    from mmlit.checkpoints.atomic import write_whole  # mmlit takes seconds to import
-
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, memoryview(content), True, lambda _: None)

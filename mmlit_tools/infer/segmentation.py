@@ -1,4 +1,4 @@
-"""`infer.py` in segmentation: the class of each pixel."""
+"""Predict and draw the class of each pixel."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from mmlit_tools.infer.model import load_weights, prepare, read_image
 from mmlit_tools.infer.results import Prediction
 
 OPACITY = 0.5
-# Classes below this share of the image get no name written on them.
+# Classes below this share of the image get no name.
 MIN_NAMED = 0.005
 
 
 class Segmentor(MMSegInferencer):
-    """mmseg's inferencer, with what `infer.py` asks of it.
+    """mmseg's inferencer, with strict weights, records and its own drawing.
 
-    The drawing is its own: mmseg's takes seconds to minutes for the names of classes.
+    mmseg's drawing takes seconds to minutes for the names of classes.
     """
 
     def __init__(self, config: Config, checkpoint: str, device: str | None):
         config = prepare(config, 'SegLocalVisualizer')
-        super().__init__(config, checkpoint, device=device)
+        self.checkpoint = checkpoint
+        super().__init__(config, device=device)
         self.show_progress = False
 
     def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
-        # mmengine's documentation has subclasses override it.
-        load_weights(model, checkpoint, cfg)
+        # mmengine's documentation tells subclasses to override it.
+        load_weights(model, self.checkpoint, cfg)
 
     def read(self, path: Path) -> np.ndarray:
-        """Reads an image, see `infer_model.read_image`."""
+        """Read an image, see `model.read_image`."""
         return read_image(self, path)
 
     def predict(self, image: np.ndarray) -> Prediction:
-        """Classifies the pixels of an image (H, W, 3), BGR."""
+        """Classify the pixels of an image (H, W, 3), BGR."""
         sample = self(image, return_datasamples=True)
         labels = sample.pred_sem_seg.data[0].cpu().numpy()
         counts = np.bincount(labels.ravel())
@@ -56,7 +57,7 @@ class Segmentor(MMSegInferencer):
         )
 
     def _draw(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The image tinted by class, each name amid the largest region of its class."""
+        """Tint an image by class, each name amid the largest region of its class."""
         palette = np.array(self.model.dataset_meta['palette'], np.uint8)[:, ::-1]
         tint = palette[labels]
         picture = cv2.addWeighted(image, 1 - OPACITY, tint, OPACITY, 0)
@@ -69,7 +70,7 @@ class Segmentor(MMSegInferencer):
 
 
 def _largest_region(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """The largest connected part of a mask (H, W), and its pixels."""
+    """Return the largest connected part of a mask (H, W), and its pixels."""
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     # The first is what lies outside the mask.
     areas = stats[1:, cv2.CC_STAT_AREA]
@@ -77,7 +78,7 @@ def _largest_region(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _inmost(region: np.ndarray) -> tuple[int, int]:
-    """The pixel (x, y) of a region (H, W) that is farthest from its edge."""
+    """Return the pixel (x, y) of a region (H, W) that is farthest from its edge."""
     padded = np.pad(region.astype(np.uint8), 1)
     distances = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(distances.argmax(), distances.shape)
@@ -85,7 +86,7 @@ def _inmost(region: np.ndarray) -> tuple[int, int]:
 
 
 def _write_name(picture: np.ndarray, name: str, at: tuple[int, int], colour) -> None:
-    """Writes a name on a ground of its colour, centred at (x, y) but inside."""
+    """Write a name on a ground of its colour, centred at (x, y) but inside."""
     height, width = picture.shape[:2]
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, min(height, width) / 1000)
     thick = max(1, round(1.5 * scale))

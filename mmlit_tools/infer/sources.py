@@ -1,4 +1,4 @@
-"""What `infer.py` is given: which images and videos, under which names."""
+"""Find the input images and videos, and name their results."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mmlit_tools.configs import stop
+from mmlit.errors import UserError
 
 IMAGES = '.jpg .jpeg .png .bmp .tif .tiff .webp .ppm .pgm'.split()
 VIDEOS = '.mp4 .avi .mov .mkv .webm .m4v .mpg .mpeg .wmv'.split()
 
 
-class UnreadableError(Exception):
+class UnreadableError(UserError):
     """An image or a video cannot be read; the text says why."""
 
 
@@ -26,7 +26,7 @@ class Source:
     """An image or a video."""
 
     path: Path
-    # What its results are called: its path within the folder that holds all inputs.
+    # The name of its results: its path within the folder that holds all inputs.
     name: str
 
     @property
@@ -36,21 +36,25 @@ class Source:
 
 
 def find_sources(inputs: list[Path], out_dir: Path) -> list[Source]:
-    """The images and videos that the inputs stand for, each once.
+    """Return the images and videos that the inputs stand for, each once.
 
     A file stands for itself, a folder for all images in it and in its sub-folders, in
-    the order of their names; hidden ones, and those in `out_dir`, are left out. Stops
-    where an input is missing, holds no image, or is itself in `out_dir`.
+    the order of their names; hidden ones, and those in `out_dir`, are left out.
+
+    Raises:
+        UserError: An input is missing, holds no image, or lies in `out_dir`.
     """
     paths = {}
     for given in inputs:
         if not given.exists():
-            stop(f'{given} does not exist (seen from {os.getcwd()})')
+            raise UserError(f'{given} does not exist (seen from {os.getcwd()})')
         if _lies_in(given, out_dir):
-            stop(f'{given} lies in --out-dir {out_dir}, where results are written')
+            raise UserError(
+                f'{given} lies in --out-dir {out_dir}, where results are written'
+            )
         found = _images_in(given, out_dir) if given.is_dir() else [given]
         if not found:
-            stop(f'there is no image in {given} ({" ".join(IMAGES)})')
+            raise UserError(f'there is no image in {given} ({" ".join(IMAGES)})')
         paths.update({path.resolve(): path for path in found})
     top = os.path.commonpath(
         [(given if given.is_dir() else given.parent).absolute() for given in inputs]
@@ -82,7 +86,7 @@ class Video:
 
     def __init__(self, capture: cv2.VideoCapture):
         self._capture = capture
-        # Frames as its header has it; 0 where it says nothing.
+        # Frames by its header; 0 where it says nothing.
         self.count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         fps = capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 0 < fps < 1000 else 25.0
@@ -97,10 +101,10 @@ class Video:
 
 @contextlib.contextmanager
 def open_video(path: Path) -> Iterator[Video]:
-    """Opens a video.
+    """Open a video.
 
     Raises:
-        UnreadableError: It is none, or broken.
+        UnreadableError: It is broken, or not a video.
     """
     capture = cv2.VideoCapture(str(path))
     try:
@@ -112,7 +116,7 @@ def open_video(path: Path) -> Iterator[Video]:
 
 
 def count_frames(source: Source) -> int:
-    """1 for an image, for a video what its header says; 1 if that cannot be read."""
+    """Count frames by a video's header; 1 for an image, or an unreadable header."""
     if not source.is_video:
         return 1
     try:

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Draws what LIT does with images: sampling points, attention, level maps.
+"""Draw what LIT does with images: sampling points, attention, level maps.
 
     python tools/visualize.py offsets IMAGE... --config CFG --checkpoint CKPT
     python tools/visualize.py attention IMAGE... --config CFG --query 320,200
@@ -18,24 +17,24 @@ from pathlib import Path
 
 from mmengine.utils import track_iter_progress
 
-from mmlit_tools.configs import add_cfg_options, check_file, read_config, stop
+from mmlit.errors import UserError
+from mmlit_tools.cli import add_cfg_options, check_file, command
+from mmlit_tools.configs import read_config
+from mmlit_tools.visualize.model import open_subject
+from mmlit_tools.visualize.page import describe, write_page
+from mmlit_tools.visualize.pictures import write_pictures
 
 PAGE = 'index.html'
 #: At 1333x800 the last block of each stage fits, of any LIT.
 PAGE_MB = 12.0
 
 
-def main() -> None:
-    """Draws what the command line asks for."""
-    args = parse_args()
+@command('visualize.py')
+def main(arguments: list[str] | None = None) -> None:
+    """Draw the pictures that the command line asks for."""
+    args = parse_args(arguments)
     check_paths(args)
-    config = read_config(args)
-    # Heavy: a mistake on the command line is told before.
-    from mmlit_tools.visualize import model as visualize_model
-    from mmlit_tools.visualize.page import describe, write_page
-    from mmlit_tools.visualize.pictures import write_pictures
-
-    subject = visualize_model.open_subject(config, args)
+    subject = open_subject(read_config(args), args.checkpoint, args.max_side)
     print(f'Weights: {subject.weights}')
     entries, count = [], 0
     for path in track_iter_progress(args.images):
@@ -43,20 +42,22 @@ def main() -> None:
             image, result = subject.probe(path)
             count += write_pictures(args, path.stem, image, result)
         except (OSError, ValueError) as error:
-            stop(f'{path}: {error}')
+            raise UserError(f'{path}: {error}') from error
         if args.page:
             entries.append(describe(path.stem, image, result, args.page_mb))
     if args.page:
         try:
             print(write_page(args.out_dir / PAGE, entries, subject.weights))
         except OSError as error:
-            stop(f'{args.out_dir / PAGE}: {error}')
+            raise UserError(f'{args.out_dir / PAGE}: {error}') from error
     print(f'{count} PNGs are in {args.out_dir}')
 
 
-def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description='Draw what LIT does with images.')
+def parse_args(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        'visualize.py', description='Draw what LIT does with images.'
+    )
     parser.add_argument(
         'what',
         choices=['offsets', 'attention', 'features'],
@@ -118,13 +119,13 @@ def parse_args() -> argparse.Namespace:
         help='size that each image may have on the page; what attention does not fit '
         'is left out and named on it (default: %(default)s)',
     )
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     check_options(parser, args)
     return args
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Stops at options that do not go together, or would do nothing."""
+    """Exit at options that do not go together, or would do nothing."""
     used = {
         'offsets': ('stage', 'cells'),
         'attention': ('stage', 'block', 'head', 'query'),
@@ -147,7 +148,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Stops before the work where it could not be done."""
+    """Raise UserError if inputs are missing or outputs cannot be written."""
     check_file(args.config, 'config')
     if args.checkpoint is not None:
         check_file(args.checkpoint, 'checkpoint')
@@ -155,17 +156,17 @@ def check_paths(args: argparse.Namespace) -> None:
     for path in args.images:
         check_file(str(path), 'image')
         if path.stem in stems:
-            stop(
+            raise UserError(
                 f'{stems[path.stem]} and {path} would have pictures of the same name; '
                 'draw them into different folders'
             )
         stems[path.stem] = path
     if args.out_dir.exists() and not args.out_dir.is_dir():
-        stop(f'--out-dir {args.out_dir} is no folder')
+        raise UserError(f'--out-dir {args.out_dir} is not a folder')
     try:
         args.out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        stop(f'--out-dir {args.out_dir}: {error}')
+        raise UserError(f'--out-dir {args.out_dir}: {error}') from error
 
 
 def _numbers(text: str) -> list[int]:
@@ -181,7 +182,3 @@ def _pair(text: str) -> tuple[int, ...]:
     if len(numbers) != 2:
         raise argparse.ArgumentTypeError(f'{text!r}: a pair such as 12,34 is wanted')
     return tuple(numbers)
-
-
-if __name__ == '__main__':
-    main()

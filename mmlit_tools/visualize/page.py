@@ -1,9 +1,8 @@
-"""The HTML page of `visualize.py`: click a pixel, see its attention and its points.
+"""Write the HTML page: click a pixel, see its attention and sampling points.
 
-The page holds queries, keys and position bias of the attention blocks, by which it
-computes the attention of any pixel; the maps themselves would be hundreds of times as
-large. Rounding q and k to 8 bits changes a weight by up to some percent of the largest
-(`tests/test_visualize_page.py` holds it to 4).
+The page holds queries, keys and position bias of the attention blocks and computes the
+attention of any pixel from them; the maps would be hundreds of times as large. Rounding
+q and k to 8 bits changes a weight by at most 4 % of the largest, as a test asserts.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ from mmlit.visualization.probe import (
 
 TEMPLATE = Path(__file__).with_suffix('.html')
 MARK = '{{DATA}}'
-MOST_PIXELS = 1280  # on the longer side of the picture in the page
+MAX_SIDE = 1280  # of the picture in the page, in pixels
 MB = 10**6
 
 
 def write_page(path: Path, images: Sequence[dict], weights: str) -> str:
-    """Writes the page.
+    """Write the page.
 
     Args:
-        path: The file; replaced if it is there.
-        images: What `describe` made of each.
+        path: The file; replaced if it exists.
+        images: Results of `describe`.
         weights: Where the weights come from, in words.
 
     Returns:
-        What there is to say about it.
+        Its size, and what was left out, for the user.
     """
     about = (
         f'Weights: {weights}. Coordinates are pixels of the image file. Attention is '
@@ -58,7 +57,7 @@ def write_page(path: Path, images: Sequence[dict], weights: str) -> str:
 def describe(
     name: str, image: SingleImage, result: ProbeResult, megabytes: float
 ) -> dict:
-    """All that the page has to know of one image.
+    """Collect the data of one image for the page.
 
     Args:
         name: What to call it.
@@ -88,7 +87,7 @@ def describe(
 
 
 def choose_blocks(attended: Sequence[AttentionRecord], room: float) -> list[bool]:
-    """Which blocks fit: the last one of each stage first, then the one before it."""
+    """Choose the blocks that fit: the last of each stage first, then backwards."""
     last = {}
     for one in attended:
         last[one.stage] = max(last.get(one.stage, 0), one.block)
@@ -116,7 +115,7 @@ def _merging(merging: TokenMergingRecord) -> dict:
 
 
 def _attended(attended: AttentionRecord) -> dict:
-    """q and k in 8 bits with a scale per vector, the bias table in 16 bits."""
+    """Pack q and k in 8 bits with a scale per vector, the bias table in 16 bits."""
     rows, columns = attended.tokens.shape[:2]
     q, k = attended.queries_and_keys()
     # What all keys have in common cancels in the softmax, and would cost accuracy.
@@ -143,7 +142,7 @@ def _attended(attended: AttentionRecord) -> dict:
 
 
 def _size(attended: AttentionRecord) -> int:
-    """Bytes of a block in the page."""
+    """Return the bytes of a block in the page."""
     rows, columns, channels = attended.tokens.shape
     heads = attended.attn.num_heads
     count = 2 * rows * columns * (channels + 4 * heads)
@@ -153,7 +152,7 @@ def _size(attended: AttentionRecord) -> int:
 
 
 def _whole_numbers(values: np.ndarray) -> tuple[str, float]:
-    """Values in 16 bits, and what one of them stands for."""
+    """Pack values in 16 bits; also return the value of one unit."""
     scale = max(float(np.abs(values).max(initial=0)), 1e-30) / 32767
     return _base64(np.rint(values / scale).astype(np.int16)), scale
 
@@ -164,7 +163,7 @@ def _base64(values: np.ndarray) -> str:
 
 
 def _jpeg(picture: np.ndarray) -> str:
-    factor = min(1, MOST_PIXELS / max(picture.shape[:2]))
+    factor = min(1, MAX_SIDE / max(picture.shape[:2]))
     if factor < 1:
         size = [max(1, round(factor * side)) for side in picture.shape[1::-1]]
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""The PNGs of `visualize.py`: offsets, attention, level maps."""
+"""Draw the PNGs: offsets, attention, level maps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WIDTH = 11.0  # of all panels side by side, in inches
 def write_pictures(
     args: argparse.Namespace, stem: str, image: SingleImage, result: ProbeResult
 ) -> int:
-    """Writes what the command line asks for; returns the number of files.
+    """Write the pictures that the command line asks for; return their number.
 
     Raises:
         ValueError: A stage, block, head, cell or pixel that is not there.
@@ -67,7 +67,7 @@ def _offsets(args, image: SingleImage, result: ProbeResult) -> dict[str, Figure]
 
 
 def _attention(args, image: SingleImage, result: ProbeResult) -> dict[str, Figure]:
-    """One picture per block: the mean over the heads, then each head."""
+    """Draw one picture per block: the mean over the heads, then each head."""
     width, height = image.size
     x, y = args.query or (width // 2, height // 2)
     if x >= width or y >= height:
@@ -133,7 +133,7 @@ def _draw_attention(
 
 
 def _features(args, image: SingleImage, result: ProbeResult) -> dict[str, Figure]:
-    """One picture: per level how far off each token is, and principal components."""
+    """Draw, for each level, distances from the mean token and principal components."""
     _check_there('stage', args.stage, result.feature_maps)
     levels = {
         stage: level
@@ -175,7 +175,7 @@ def _features(args, image: SingleImage, result: ProbeResult) -> dict[str, Figure
 
 
 def principal_components(level: Tensor) -> tuple[np.ndarray, list[float]]:
-    """The first three principal components of a map, as colours.
+    """Return the first three principal components of a map, as colours.
 
     Args:
         level: (C, H, W).
@@ -187,7 +187,7 @@ def principal_components(level: Tensor) -> tuple[np.ndarray, list[float]]:
     tokens = tokens - tokens.mean(dim=0)
     values, vectors = torch.linalg.eigh(tokens.T @ tokens)  # Rising.
     vectors = vectors[:, -3:].flip(1)
-    # The sign is anyone's choice: the largest part of each is positive.
+    # The sign is arbitrary: the largest part of each is made positive.
     largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     parts = (tokens @ (vectors * largest.sign())).numpy()
     low, high = np.percentile(parts, [1, 99], axis=0)
@@ -201,14 +201,14 @@ def principal_components(level: Tensor) -> tuple[np.ndarray, list[float]]:
 
 
 def opacity(share: np.ndarray) -> np.ndarray:
-    """See-through where there is little attention."""
+    """Return the opacity of a heat map: see-through where attention is small."""
     return 0.9 * np.sqrt(share)
 
 
 def _panels(
     image: SingleImage, count: int, columns: int, gap: float, right: float
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of panels in the picture's shape under two lines of title.
+    """Make a figure of panels in the picture's shape under two lines of title.
 
     Args:
         image: The picture.
@@ -236,14 +236,14 @@ def _panels(
 
 
 def _clip(axis: Axes, image: SingleImage) -> None:
-    """Leaves out what a map shows of padding."""
+    """Cut off the part of a map that shows padding."""
     width, height = image.size
     axis.set_xlim(0, width)
     axis.set_ylim(height, 0)
 
 
 def _check_there(option: str, asked: list[int] | None, there: Iterable[int]) -> None:
-    """Stops at what the network does not have."""
+    """Raise ValueError at a number that the network does not have."""
     there = sorted(there)
     missing = [] if asked is None else [one for one in asked if one not in there]
     if missing or not there:

@@ -1,6 +1,5 @@
-"""The command line of visualize.py, and what its pictures show."""
+"""visualize.py: the command, its mistakes, and what its pictures show."""
 
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -10,13 +9,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmlit.errors import UserError
 from mmlit.visualization.probe import probe
+from mmlit_tools.visualize import command, pictures
+from mmlit_tools.visualize.model import load_weights, open_subject
 from support.looking_helpers import ARCH, ROOT, open_image, small_lit, write_noise
-from support.running_tools import finish, start
-
-from mmlit_tools.visualize import command as visualize  # isort: skip  # These are tools.
-from mmlit_tools.visualize import model as models  # isort: skip
-from mmlit_tools.visualize import pictures  # isort: skip
 
 CONFIGS = ROOT / 'configs'
 
@@ -33,48 +30,47 @@ def write_config(folder, base='detection/mask-rcnn_lit-ti_fpn_shapes.py'):
     return path
 
 
-# --- the real command -------------------------------------------------------------
+# --- the command ------------------------------------------------------------------
 
 
-def test_the_command_draws_and_writes_a_page(tmp_path):
-    """Two kinds at a time, each in its own process, from another folder."""
-    config = write_config(tmp_path)
+def test_the_command_draws_and_writes_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path)
     images = [
-        write_noise(tmp_path / f'{name}.png', seed=i) for i, name in enumerate('ab')
+        str(write_noise(tmp_path / f'{n}.png', seed=i)) for i, n in enumerate('ab')
     ]
     weights = {f'backbone.{k}': v for k, v in small_lit().state_dict().items()}
-    torch.save(dict(state_dict=weights), tmp_path / 'weights.pth')
-    tool = ROOT / 'tools' / 'visualize.py'
-    common = ('--config', config, '--out-dir')
-    first = start(tool, 'offsets', *images, *common, 'one', cwd=tmp_path)
-    trained = ('--checkpoint', 'weights.pth', '--max-side', '160', '--stage', '2')
-    second = start(tool, 'attention', images[0], *common, 'two', *trained, cwd=tmp_path)
-    output = finish(first)
+    torch.save(dict(state_dict=weights), 'weights.pth')
+    command.main(['offsets', *images, '--config', 'config.py', '--out-dir', 'one'])
+    output = capsys.readouterr().out
     assert 'Weights: initial, seed 0 (no --checkpoint)' in output
     assert '6 PNGs are in one' in output
     names = {f'{i}_offsets_stage{s}.png' for i in 'ab' for s in (1, 2, 3)}
-    assert {path.name for path in (tmp_path / 'one').iterdir()} == names | {
-        'index.html'
-    }
-    output = finish(second)
-    assert 'Weights: weights.pth' in output
-    names = {'index.html', *(f'a_attention_stage2_block{b}.png' for b in (0, 1))}
-    assert {path.name for path in (tmp_path / 'two').iterdir()} == names
-    for name in names - {'index.html'}:
-        assert cv2.imread(str(tmp_path / 'two' / name)).std() > 10
-    page = (tmp_path / 'two' / 'index.html').read_text('utf-8')
+    assert {path.name for path in Path('one').iterdir()} == {*names, 'index.html'}
+    options = '--config config.py --out-dir two --checkpoint weights.pth --max-side 160'
+    command.main(['attention', images[0], *options.split(), '--stage', '2'])
+    assert 'Weights: weights.pth' in capsys.readouterr().out
+    names = {f'a_attention_stage2_block{b}.png' for b in (0, 1)}
+    assert {path.name for path in Path('two').iterdir()} == {*names, 'index.html'}
+    for name in names:
+        assert cv2.imread(f'two/{name}').std() > 10
+    page = Path('two/index.html').read_text('utf-8')
     assert 'Weights: weights.pth.' in page and '"scale":[1.6,1.6]' in page
 
 
 def test_segmentation_is_drawn(tmp_path, monkeypatch, capsys):
     """mmseg's preprocessor normalises, and pads to its `size` in training alone."""
     pytest.importorskip('mmseg', reason='the config is for mmseg')
+    monkeypatch.chdir(tmp_path)
     config = write_config(tmp_path, 'segmentation/lit-ti_fpn_fpnhead_shapes.py')
     image = write_noise(tmp_path / 'a.png')
-    weights = str(tmp_path / 'weights.pth')
-    torch.save(small_lit().state_dict(), weights)
-    args = Namespace(config=config, checkpoint=weights, max_side=None)
-    subject = models.open_subject(Config.fromfile(config), args)
+    torch.save(small_lit().state_dict(), 'weights.pth')
+    options = f'--config {config} --checkpoint weights.pth --out-dir out --stage 2'
+    command.main(['offsets', str(image), *options.split()])
+    assert '1 PNGs are in out' in capsys.readouterr().out
+    assert cv2.imread('out/a_offsets_stage2.png').std() > 10
+    assert '"scale":[1.28,1.28' in Path('out/index.html').read_text('utf-8')
+    subject = open_subject(Config.fromfile(config), 'weights.pth')
     assert type(subject.preprocessor).__name__ == 'SegDataPreProcessor'
     single, _ = subject.probe(image)
     assert single.scale == (1.28, pytest.approx(77 / 60))
@@ -83,15 +79,6 @@ def test_segmentation_is_drawn(tmp_path, monkeypatch, capsys):
     settings = subject.preprocessor
     wanted = (pixels - settings.mean) / settings.std
     torch.testing.assert_close(single.inputs, wanted[None])
-    given = f'--config {config} --checkpoint {weights} --out-dir out --stage 2'
-    words = ['visualize.py', 'offsets', str(image), *given.split()]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', words)
-    visualize.main()
-    assert '1 PNGs are in out' in capsys.readouterr().out
-    assert cv2.imread(str(tmp_path / 'out/a_offsets_stage2.png')).std() > 10
-    page = (tmp_path / 'out' / 'index.html').read_text('utf-8')
-    assert '"scale":[1.28,1.28' in page
 
 
 # --- what the pictures show -------------------------------------------------------
@@ -147,31 +134,30 @@ def test_principal_components_of_a_known_map():
     wave = torch.tensor([1.0, -1, -1, 1]).repeat(3, 1)  # uncorrelated with the ramp
     level = torch.stack([3 * ramp, 0.1 * wave, 4 * ramp, torch.zeros(3, 4)])
     colours, shares = pictures.principal_components(level)
-    spread = 25 * ramp.var().item(), 0.01 * wave.var().item()
-    total = sum(spread)
-    np.testing.assert_allclose(
-        shares, [spread[0] / total, spread[1] / total, 0], atol=1e-6
-    )
-    assert np.corrcoef(colours[..., 0].ravel(), ramp.numpy().ravel())[0, 1] > 0.99
-    assert np.corrcoef(colours[..., 1].ravel(), wave.numpy().ravel())[0, 1] > 0.99
+    spread = np.array([25 * ramp.var().item(), 0.01 * wave.var().item(), 0])
+    np.testing.assert_allclose(shares, spread / spread.sum(), atol=1e-6)
+    for channel, values in enumerate((ramp, wave)):
+        seen = colours[..., channel].ravel()
+        assert np.corrcoef(seen, values.numpy().ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize(
     ('draw', 'wrong', 'message'),
     [
-        ('_offsets', dict(stage=[2], cells=[(8, 0)]), 'stage 2 has 8 rows and 14'),
-        ('_attention', dict(query=(100, 5)), '--query 100,5 lies outside of 100 x 60'),
+        ('offsets', dict(stage=[2], cells=[(8, 0)]), 'stage 2 has 8 rows and 14'),
+        ('attention', dict(query=(100, 5)), '--query 100,5 lies outside of 100 x 60'),
         (
-            '_attention',
+            'attention',
             dict(stage=[2], block=[1, 2]),
-            '--block 1,2: the network has blocks 0, 1',
+            '1,2: the network has blocks 0, 1',
         ),
-        ('_attention', dict(head=[2]), '--head 2: the network has heads 0, 1'),
+        ('attention', dict(head=[2]), '--head 2: the network has heads 0, 1'),
     ],
 )
 def test_what_is_not_there_is_named(seen, draw, wrong, message):
+    args = options(what=draw, out_dir='none', **wrong)
     with pytest.raises(ValueError, match=message):
-        getattr(pictures, draw)(options(**wrong), *seen)
+        pictures.write_pictures(args, 'a', *seen)
 
 
 # --- the command line -------------------------------------------------------------
@@ -191,7 +177,7 @@ def test_what_is_not_there_is_named(seen, draw, wrong, message):
         ('features no.png', 'image no.png does not exist'),
         ('features a.png b/a.png', 'pictures of the same name'),
         ('features a.png --checkpoint no.pth', 'checkpoint no.pth does not exist'),
-        ('features a.png --out-dir a.png', '--out-dir a.png is no folder'),
+        ('features a.png --out-dir a.png', '--out-dir a.png is not a folder'),
         ('features a.png --out-dir a.png/x', '--out-dir a.png/x: '),
     ],
 )
@@ -200,13 +186,12 @@ def test_mistakes_are_told_at_once(tmp_path, monkeypatch, capsys, arguments, mes
     for path in ('a.png', 'b/a.png'):
         write_noise(Path(path))
     Path('c.py').touch()
-    words = ['visualize.py', *arguments.split(), '--config', 'c.py']
+    words = [*arguments.split(), '--config', 'c.py']
     if '--out-dir' not in words:
         words += ['--out-dir', 'out']
-    monkeypatch.setattr(sys, 'argv', words)
-    monkeypatch.setattr(models, 'open_subject', lambda *_: pytest.fail('too late'))
+    monkeypatch.setattr(command, 'open_subject', lambda *_: pytest.fail('too late'))
     with pytest.raises(SystemExit) as stopped:
-        visualize.main()
+        command.main(words)
     assert message in f'{stopped.value.code} {capsys.readouterr().err}'
 
 
@@ -215,8 +200,8 @@ def test_mistakes_are_told_at_once(tmp_path, monkeypatch, capsys, arguments, mes
 
 @pytest.mark.parametrize('form', ['model', 'lit', 'bare'])
 def test_weights_of_a_model_or_of_lit_alone(tmp_path, form):
-    theirs = small_lit(seed=1)
-    state = theirs.state_dict()
+    theirs = small_lit(seed=1).state_dict()
+    state = dict(theirs)
     if form == 'model':
         # The rest of a model has keys too.
         state = {f'backbone.{key}': value for key, value in state.items()}
@@ -224,22 +209,21 @@ def test_weights_of_a_model_or_of_lit_alone(tmp_path, form):
     path = tmp_path / 'weights.pth'
     torch.save(state if form == 'bare' else dict(state_dict=state), path)
     model = torch.nn.ModuleDict(dict(backbone=small_lit(seed=2)))
-    models.load_weights(model, model['backbone'], str(path))
+    load_weights(model, model['backbone'], str(path))
     loaded = model['backbone'].state_dict()
-    assert all(torch.equal(v, loaded[k]) for k, v in theirs.state_dict().items())
+    assert all(torch.equal(value, loaded[key]) for key, value in theirs.items())
 
 
-def test_weights_that_are_not_all_there(tmp_path):
-    path = tmp_path / 'weights.pth'
-    lit = small_lit()
-    for content, message in (
-        (dict(head=torch.zeros(1)), 'weights.pth'),
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (dict(head=torch.zeros(1)), 'weights.pth: '),
         (dict(meta='none'), 'holds no weights'),
-        (
-            {'stages.1.downsample.norm.weight': torch.zeros(16)},
-            'lacks .* keys, such as',
-        ),
-    ):
-        torch.save(content, path)
-        with pytest.raises(SystemExit, match=message):
-            models.load_weights(lit, lit, str(path))
+        ({'stages.1.downsample.norm.weight': torch.zeros(16)}, 'lacks'),
+    ],
+)
+def test_weights_that_are_not_all_there(tmp_path, content, message):
+    model = torch.nn.ModuleDict(dict(backbone=small_lit()))
+    torch.save(content, tmp_path / 'weights.pth')
+    with pytest.raises(UserError, match=message):
+        load_weights(model, model['backbone'], str(tmp_path / 'weights.pth'))

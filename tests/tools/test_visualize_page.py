@@ -81,6 +81,7 @@ def choose(driver, name, text):
     Select(driver.find_element('id', name)).select_by_visible_text(text)
 
 
+@pytest.mark.slow
 def test_a_click_changes_the_picture(browser):
     from selenium.webdriver.common.keys import Keys
 
@@ -106,6 +107,7 @@ def test_a_click_changes_the_picture(browser):
     assert browser.get_log('browser') == []
 
 
+@pytest.mark.slow
 def test_the_brightest_place_is_where_attention_goes(browser, seen):
     choose(browser, 'map', 'stage 2, block 1')
     choose(browser, 'head', 'head 1')
@@ -128,6 +130,7 @@ def test_the_brightest_place_is_where_attention_goes(browser, seen):
         box.click()
 
 
+@pytest.mark.slow
 def test_the_page_computes_what_the_network_does(browser, seen):
     _, _, result = seen
     for attended in result.attentions:
@@ -141,6 +144,7 @@ def test_the_page_computes_what_the_network_does(browser, seen):
                 np.testing.assert_allclose(found, expected, atol=0.04 * expected.max())
 
 
+@pytest.mark.slow
 def test_the_page_samples_where_the_network_does(browser, seen):
     _, _, result = seen
     for index, merging in enumerate(result.token_mergings):
