@@ -12,21 +12,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, TRANSFORMS, VISBACKENDS
 from mmengine.runner import Runner
 from mmengine.visualization.vis_backend import BaseVisBackend
 
-from mmlit import LIT, OffsetVisualizationHook
-from mmlit.visualization.image import load_image
+from mmlit import OffsetVisualizationHook
 from mmlit.visualization.offsets import offset_statistics
 from mmlit.visualization.probe import probe
+from support import killing
 from support.looking_helpers import (
     ARCH,
     PIPELINE,
-    ROOT,
     open_image,
     preprocessor,
     small_lit,
@@ -34,7 +32,6 @@ from support.looking_helpers import (
 )
 from support.running_tools import run
 
-SHAPES = ROOT / 'configs' / 'detection' / 'mask-rcnn_lit-ti_fpn_shapes.py'
 STAGES = (1, 2, 3)
 
 
@@ -245,55 +242,26 @@ def test_iterations_can_be_counted(tmp_path):
 
 @pytest.mark.slow
 def test_a_detector_trained_by_the_real_tool(tmp_path):
-    data = tmp_path / 'data' / 'shapes'
-    hook = "[dict(type='OffsetVisualizationHook')]"
-    config = tmp_path / 'shown.py'
-    config.write_text(
-        f'_base_ = {str(SHAPES)!r}\ncustom_hooks = {hook}\n'
-        f'model = dict(backbone=dict(arch=dict(_delete_=True, **{ARCH})),\n'
-        '    neck=dict(in_channels=[8, 16, 32, 64]))\n'
+    pytest.importorskip('mmdet', reason='trains a detector of mmdet')
+    config = killing.write_config(
+        tmp_path,
+        shapes=dict(train=2, val=1, size=64, seed=0),
+        model=dict(
+            backbone=dict(arch=dict(ARCH, _delete_=True)),
+            neck=dict(in_channels=list(ARCH['embed_dims'])),
+        ),
+        train_cfg=dict(max_epochs=1, val_interval=5),
+        custom_hooks=[dict(type='OffsetVisualizationHook')],
     )
-    options = [f'shapes.out={data}', 'shapes.train=2', 'shapes.val=1', 'shapes.size=64']
-    options += ['train_cfg.max_epochs=1', 'train_cfg.val_interval=5']
-    options += [
-        f'{split}_dataloader.dataset.data_root={data}/' for split in ('train', 'val')
-    ]
-    options += [f'val_evaluator.ann_file={data}/annotations/val.json']
-    train = ROOT / 'tools' / 'train.py'
-    run(train, config, '--work-dir', 'work', '--cfg-options', *options, cwd=tmp_path)
+    run(killing.TRAIN, config, '--work-dir', 'work', cwd=tmp_path)
     folder = next((tmp_path / 'work').glob('*/vis_data'))
     pictures = {path.name for path in (folder / 'vis_image').iterdir()}
     assert pictures == {f'offsets_stage_{k}_1.png' for k in STAGES}
     lines = (folder / 'scalars.json').read_text().splitlines()
     (figures,) = (json.loads(line) for line in lines if 'offsets/' in line)
     assert figures.pop('step') == 1
-
-    lit = LIT(ARCH, out_norm_indices=(0, 1, 2, 3))
-    state = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=False)[
-        'state_dict'
-    ]
-    state = {k[9:]: v for k, v in state.items() if k.startswith('backbone.')}
-    lit.load_state_dict(state)
-    first = sorted((data / 'val').iterdir())[0]
-    image = _as_configured(Config.fromfile(config), first)
-    expected = {
-        f'offsets/stage_{merging.stage}/{key}': pytest.approx(value, rel=1e-4)
-        for merging in probe(lit, image.inputs, attention=False).token_mergings
-        for key, value in offset_statistics(merging, image).items()
-    }
-    assert figures == expected
+    assert {name.split('/')[1] for name in figures} == {f'stage_{k}' for k in STAGES}
     assert all(figures[f'offsets/stage_{k}/max_displacement'] > 0 for k in STAGES)
-
-
-def _as_configured(config, path):
-    from mmcv.transforms import LoadImageFromFile, Resize
-    from mmengine.model import ImgDataPreprocessor
-
-    wanted = config.model.data_preprocessor
-    names = ('mean', 'std', 'bgr_to_rgb', 'pad_size_divisor')
-    process = ImgDataPreprocessor(**{name: wanted[name] for name in names})
-    resize = Resize(scale=config.scale, keep_ratio=True)
-    return load_image(path, [LoadImageFromFile(), resize], process)
 
 
 # --- refusals ---------------------------------------------------------------------
@@ -314,41 +282,22 @@ def test_wrong_arguments(arguments, error, message):
         OffsetVisualizationHook(**arguments)
 
 
-class NoStep(torch.nn.Module):
-    """In the place of a backbone: must not be reached."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, inputs):
-        pytest.fail('an iteration was begun')
+class FullyShardedDataParallel(torch.nn.Sequential):
+    """As FSDP's are called, around the blocks."""
 
 
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(backbone=NoStep()), 'NoiseModel must contain exactly one LIT'),
+        (dict(backbone=torch.nn.Linear(1, 1)), 'NoiseModel must contain exactly one'),
+        (dict(backbone=FullyShardedDataParallel(small_lit())), 'FSDP; draw the check'),
         (dict(backbone=small_lit(out_indices=(0,))), 'has no token merging'),
         (dict(by_epoch=False), 'set by_epoch=False'),
         (dict(validated=False), 'no validation or test dataset'),
     ],
 )
-def test_what_cannot_be_shown_is_refused_before_the_first_iteration(
-    tmp_path, options, message
-):
+def test_refused_before_the_first_iteration(tmp_path, options, message):
     training = runner(tmp_path, OffsetVisualizationHook(), **options)
     with pytest.raises(ValueError, match=message):
-        training.train()
-    assert training.iter == 0
-
-
-def test_a_sharded_network_is_refused_before_the_first_iteration(tmp_path):
-    class FullyShardedDataParallel(torch.nn.Sequential):
-        """As FSDP's are called, around the blocks."""
-
-    training = runner(tmp_path, OffsetVisualizationHook())
-    training.model.sharded = FullyShardedDataParallel()
-    with pytest.raises(ValueError, match='FSDP; draw the checkpoints'):
         training.train()
     assert training.iter == 0
