@@ -29,6 +29,13 @@ def find_outside(variable: str, name: str) -> Path:
     return root.resolve()
 
 
+def pytest_collection_modifyitems(items):
+    """Mark everything in e2e/ as slow: it starts real processes."""
+    for item in items:
+        if 'e2e' in Path(item.path).parts:
+            item.add_marker(pytest.mark.slow)
+
+
 @contextmanager
 def default_scope_kept():
     """What is done within sets no default scope for what comes after it."""

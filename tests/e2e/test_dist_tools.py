@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mmlit import read_checkpoint
-from support.running_tools import check_continued, finish, metrics, run
+from mmlit_tools.test import main
+from support.running_tools import check_continued, finish, metrics
 from support.two_processes import free_port, launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,9 +37,7 @@ default_hooks = dict(logger=dict(interval=1))
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
-    # Sums are the same to the last bit on the same number of threads.
-    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+def config(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(CONFIG.format(base=str(SHAPES), data=f'{tmp_path}/data/'))
     return path
@@ -63,16 +62,28 @@ def figures(work_dir):
     return {key: value for key, value in found.items() if key.startswith('coco/')}
 
 
-def test_train_resume_and_evaluate(tmp_path, config):
-    once = ('--cfg-options', 'train_cfg.max_epochs=1')
-    output = finish(launch('dist_train.sh', config, 2, *once, cwd=tmp_path))
+def test_stop_resume_and_evaluate(tmp_path, config, monkeypatch):
+    # torchrun passes SIGTERM on to its processes and theirs; they save, and it waits.
+    options = ('--cfg-options', 'train_dataloader.num_workers=1')
+    running = launch('dist_train.sh', config, 2, *options, cwd=tmp_path)
+    output = ''
+    for line in running.stdout:
+        output += line
+        # Four images are two steps for two processes.
+        if 'Epoch(train) [1][1/2]' in line:
+            break
     if not torch.cuda.is_available():
         assert '2 processes on CPUs, over gloo' in output
-    # Four images are two steps for two processes.
-    assert 'Epoch(train) [1][2/2]' in output
+    running.terminate()
+    output, _ = running.communicate(timeout=300)
+    stopped = re.search(r'Stopped by SIGTERM after iteration (\d), with', output)
+    assert stopped, output[-3000:]
+    assert running.returncode == 1  # torchrun's own
+    work_dir = tmp_path / 'work_dirs' / 'config'
+    saved = read_checkpoint((work_dir / 'last_checkpoint').read_text())['meta']
+    assert saved['iter'] == int(stopped[1]) <= 2
 
     # Two machines, one process each.
-    work_dir = tmp_path / 'work_dirs' / 'config'
     twice = ('--resume', '--cfg-options', 'train_cfg.max_epochs=2')
     port = free_port()
     machines = [
@@ -83,45 +94,24 @@ def test_train_resume_and_evaluate(tmp_path, config):
         for rank in range(2)
     ]
     output = [finish(machine) for machine in machines][0]
-    assert 'resumed epoch: 1, iter: 2' in output
+    assert f'resumed epoch: {saved["epoch"]}, iter: {saved["iter"]}' in output
     checkpoint = work_dir / 'epoch_2.pth'
     check_continued(work_dir / 'epoch_1.pth', checkpoint, steps=2)
 
     out = [tmp_path / f'{name}.pkl' for name in ('training', 'two', 'one')]
-    finish(
-        launch(
-            *('dist_test.sh', config, checkpoint, 2),
-            *('--out', out[1], '--work-dir', 'two'),
-            cwd=tmp_path,
-        )
-    )
-    run(
-        *(ROOT / 'tools' / 'test.py', config, checkpoint),
-        *('--out', out[2], '--work-dir', 'one'),
-        cwd=tmp_path,
-    )
+    arguments = (config, checkpoint, 2, '--out', out[1], '--work-dir', 'two')
+    finish(launch('dist_test.sh', *arguments, cwd=tmp_path))
+    monkeypatch.chdir(tmp_path)
+    arguments = (config, checkpoint, '--out', out[2], '--work-dir', 'one')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    main([str(argument) for argument in arguments])
+    torch.set_num_threads(threads)
     during, two, one = map(predictions, out)
     assert len(one) == 5 and all(len(values[0]) == 20 for values in one.values())
     assert two == one
     assert len(figures(tmp_path / 'one')) == 12
     assert figures(tmp_path / 'two') == figures(tmp_path / 'one')
-    # What two processes found while training is what their checkpoint finds, although
-    # each has had BatchNorm statistics of its own.
+    # What two processes measured in training is what their checkpoint gives, although
+    # each had BatchNorm statistics of its own.
     assert during == one
-
-
-def test_sigterm_to_torchrun(tmp_path, config):
-    """It tells its processes and theirs; they save, and it waits for that."""
-    workers = ('--cfg-options', 'train_dataloader.num_workers=1')
-    running = launch('dist_train.sh', config, 2, *workers, cwd=tmp_path)
-    for line in running.stdout:
-        if 'Epoch(train) [1][1/2]' in line:
-            break
-    running.terminate()
-    output, _ = running.communicate(timeout=300)
-    stopped = re.search(r'Stopped by SIGTERM after iteration (\d), with', output)
-    assert stopped, output[-3000:]
-    assert running.returncode == 1  # torchrun's own
-    note = tmp_path / 'work_dirs' / 'config' / 'last_checkpoint'
-    saved = read_checkpoint(note.read_text())
-    assert saved['meta']['iter'] == int(stopped[1]) <= 2
