@@ -16,6 +16,7 @@ a ``pickle_module`` for `torch.load` that is as strict.
 """
 
 import argparse
+import codecs
 import pickle
 from collections import Counter, OrderedDict
 from pickle import UnpicklingError
@@ -72,10 +73,7 @@ def _getattr(owner: Any, name: Any, *default: Any) -> Callable:
 
 
 def _dtype(code: Any, *flags: Any) -> np.dtype:
-    """Stand for numpy.dtype: numpy's own objects, which ignore a state from a file.
-
-    The copies that ``numpy.dtype(code, False, True)`` makes do not.
-    """
+    """Stand for numpy.dtype: not the copies it makes, which take a file's state."""
     if type(code) is not str or code not in DTYPE_CODES:
         raise UnpicklingError(f'a numpy dtype other than {", ".join(DTYPE_CODES)}')
     return np.dtype(code)
@@ -97,8 +95,7 @@ def _reconstruct(subtype: Any, shape: Any, code: Any) -> np.ndarray:
     return np.empty(0, np.int8)
 
 
-#: As `torch.serialization.add_safe_globals` takes them: a class or function under its
-#: own name, or (what stands for it, the name in a file).
+#: For `torch.serialization.add_safe_globals`: classes, or (stand-in, name in a file).
 ALLOWED: List[Union[Callable, Tuple[Callable, str]]] = [
     argparse.Namespace,
     (OrderedDict, 'yacs.config.CfgNode'),  # A dict with flags; no yacs is needed.
@@ -106,8 +103,8 @@ ALLOWED: List[Union[Callable, Tuple[Callable, str]]] = [
     (_SavedHistory, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (_getattr, 'builtins.getattr'),
     (_NamedArray, 'numpy.ndarray'),
-    # torch gives a state to objects of these classes alone. Of the arrays' own class no
-    # file can call: names in files have a dot.
+    # torch gives a state to objects of these classes alone. Without a dot, no file can
+    # name the first of them, and so call it.
     (np.ndarray, 'ndarray'),
     *(type(np.dtype(code)) for code in DTYPE_CODES),
     (_dtype, 'numpy.dtype'),
@@ -122,10 +119,9 @@ ALLOWED: List[Union[Callable, Tuple[Callable, str]]] = [
 def allow_mmengine_checkpoints() -> None:
     """Make mmengine's own checkpoints and the LIT authors' readable by `torch.load`.
 
-    With ``weights_only=True``, the default since torch 2.6, files written on CPU or
-    GPU, with AMP or EMA, under numpy 1 or 2 then load in ``tools/test.py`` and for
-    ``--resume``; whatever else a file asks for is refused as before. `import mmlit`
-    calls this; calling it again, or before torch 2.6, changes nothing.
+    Its default since torch 2.6 then reads files written on CPU or GPU, with AMP or EMA,
+    under numpy 1 or 2; whatever else a file asks for is refused as before. `import
+    mmlit` calls this; calling it again, or before torch 2.6, changes nothing.
     """
     if TORCH_TAKES_LISTS:
         torch.serialization.add_safe_globals(ALLOWED)
@@ -134,20 +130,13 @@ def allow_mmengine_checkpoints() -> None:
 # --- the same before torch 2.6 -----------------------------------------------------
 
 
-def _encode(text: Any, encoding: Any) -> bytes:
-    """Stand for _codecs.encode, which is how a protocol 2 pickle spells bytes."""
-    if type(text) is not str or encoding != 'latin1':
-        raise UnpicklingError('_codecs.encode for other than bytes')
-    return text.encode('latin1')
-
-
 def _named() -> Dict[str, Callable]:
     """Return what a file may name: ALLOWED, and what torch >= 2.6 allows by itself."""
     named = {
         'collections.OrderedDict': OrderedDict,
         'collections.Counter': Counter,  # The milestones of MultiStepLR.
         'builtins.set': set,
-        '_codecs.encode': _encode,
+        '_codecs.encode': codecs.encode,  # How protocol 2 spells bytes.
         'torch.Size': torch.Size,
         'torch.device': torch.device,
     }
@@ -161,6 +150,9 @@ def _named() -> Dict[str, Callable]:
         named[item[1]] = item[0]
     del named['ndarray']
     return named
+
+
+_NAMED = _named()
 
 
 def _refuse_instruction(_: Any) -> None:
@@ -178,16 +170,12 @@ class Unpickler(pickle._Unpickler):
     for _instruction in 'INST OBJ NEWOBJ_EX EXT1 EXT2 EXT4'.split():
         dispatch[getattr(pickle, _instruction)[0]] = _refuse_instruction
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._named = _named()
-
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a name in the file; nothing is imported."""
         module = 'builtins' if module == '__builtin__' else module
-        if f'{module}.{name}' not in self._named:
+        if f'{module}.{name}' not in _NAMED:
             raise UnpicklingError(f'GLOBAL {module}.{name} is not allowed')
-        return self._named[f'{module}.{name}']
+        return _NAMED[f'{module}.{name}']
 
     def load_reduce(self) -> None:
         """Call what the list names, never what another call returned."""
@@ -201,7 +189,7 @@ class Unpickler(pickle._Unpickler):
 
     def _check_call(self) -> None:
         called = self.stack[-2]
-        if not any(called is item for item in self._named.values()):
+        if not any(called is item for item in _NAMED.values()):
             raise UnpicklingError(f'a call of a {type(called).__name__}')
 
     def load_build(self) -> None:

@@ -32,8 +32,7 @@ def write_whole(
         OSError: The disk is full, say. Nothing is left of the attempt.
     """
     # The process, for `remove_parts`, and a token: machines may share a disk.
-    own = f'.{os.getpid()}-{secrets.token_hex(4)}.{path.name}.part'
-    part = path.with_name(own)
+    part = path.with_name(f'.{os.getpid()}-{secrets.token_hex(4)}.{path.name}.part')
     try:
         with part.open('xb', buffering=0) as file:
             done = 0
@@ -46,8 +45,7 @@ def write_whole(
             raise FileExistsError(f'{path} has appeared meanwhile')
         os.replace(part, path)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.strerror and not error.filename:
             raise OSError(f'{path} cannot be written: {error.strerror}') from error
         raise

@@ -6,6 +6,7 @@ mmengine itself saves is settings alone; any other text is kept from it.
 """
 
 import ast
+import logging
 from typing import Any
 
 from mmengine.logging import print_log
@@ -39,13 +40,8 @@ def without_programs(checkpoint: Any, name: str) -> Any:
                 continue
             if not is_settings(place[key]):
                 del place[key]
-                print_log(
-                    f'{name}: its config in {"/".join(path)}/{key} is no dump of '
-                    'settings but may be a program, which mmengine would run; it is '
-                    'left out',
-                    logger='current',
-                    level=30,
-                )
+                text = f'{name}: {key} in {".".join(path)} is left out, it may be code'
+                print_log(text, logger='current', level=logging.WARNING)
     return checkpoint
 
 

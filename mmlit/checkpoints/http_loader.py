@@ -1,8 +1,6 @@
 """Make mmengine's loading of URLs safe, and that of local files where it is not.
 
-mmengine 0.10 reads a URL with ``weights_only=False``, which runs what a file in the
-download cache asks for. Its documented way to replace a loader serves ``init_cfg``,
-``load_from``, ``resume``, `init_detector` and `load_checkpoint`.
+mmengine 0.10 reads URLs with ``weights_only=False``, which runs what a file asks for.
 """
 
 import os
@@ -71,15 +69,14 @@ def _download(url: str, path: str) -> None:
 def register_checkpoint_schemes() -> None:
     """Make mmengine load http:// and https:// without running what a file asks for.
 
-    mmengine goes on reading local files, safely since torch 2.6. mmlit reads them as
-    well, for every model of the process, where mmengine is not safe: with an older
-    torch, and with onedl-mmengine, which reads once more without limits what the safe
-    read has refused. `import mmlit` calls this; a loader that is registered later, with
-    ``force=True``, replaces these.
+    mmengine goes on reading local files, safely since torch 2.6. Where it is not safe,
+    mmlit reads those too, for every model of the process: with an older torch, and with
+    onedl-mmengine, which reads without limits what the safe read has refused.
+    `import mmlit` calls this; loaders that are registered later replace these.
     """
     CheckpointLoader.register_scheme(
         ('http://', 'https://'), load_from_http, force=True
     )
-    reads_again = hasattr(checkpoint, '_safe_torch_load')  # onedl-mmengine 0.10.12
-    if reads_again or not allowlist.TORCH_TAKES_LISTS:
+    is_onedl = hasattr(checkpoint, '_safe_torch_load')
+    if is_onedl or not allowlist.TORCH_TAKES_LISTS:
         CheckpointLoader.register_scheme('', load_from_local, force=True)

@@ -18,16 +18,11 @@ import torch
 from ..errors import BrokenCheckpointError, UnsafeCheckpointError
 from . import allowlist
 
-#: What torch says where a sound file cannot be put to where `map_location` wants it.
-_OF_THE_MACHINE = re.compile(
-    'Attempting to deserialize|CUDA|out of memory|allocate memory'
-)
+_PathLike = Union[str, 'os.PathLike[str]']
 _ZIP, _PICKLE = b'PK\x03\x04', b'\x80'
 
 
-def read_checkpoint(
-    path: Union[str, 'os.PathLike[str]'], map_location: Any = 'cpu'
-) -> Dict[str, Any]:
+def read_checkpoint(path: _PathLike, map_location: Any = 'cpu') -> Dict[str, Any]:
     """Read a checkpoint file; nothing in it is run, whoever made it.
 
     Args:
@@ -55,7 +50,7 @@ def read_checkpoint(
     return checkpoint
 
 
-def read_file(path: Union[str, 'os.PathLike[str]'], map_location: Any = 'cpu') -> Any:
+def read_file(path: _PathLike, map_location: Any = 'cpu') -> Any:
     """Read any file of `torch.save` like `read_checkpoint`; it need not be a dict."""
     path = Path(path).expanduser()
     if not path.is_file():
@@ -81,7 +76,8 @@ def read_file(path: Union[str, 'os.PathLike[str]'], map_location: Any = 'cpu') -
 def _is_of_the_machine(error: Exception) -> bool:
     if isinstance(error, OSError):  # EINVAL: torch looks for the end of a cut file.
         return error.errno != errno.EINVAL
-    return isinstance(error, MemoryError) or bool(_OF_THE_MACHINE.search(str(error)))
+    signs = 'Attempting to deserialize|CUDA|out of memory|allocate memory'
+    return isinstance(error, MemoryError) or bool(re.search(signs, str(error)))
 
 
 def _load(path: Path, map_location: Any) -> Any:
@@ -146,7 +142,7 @@ def _refusal(path: Path, error: str) -> str:
 
 def _refused_names(path: Path, error: str) -> List[str]:
     try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:
         # Before torch 2.6, or a file older than torch 1.6. torch leaves the module out
         # where it is `builtins`.

@@ -1,6 +1,5 @@
 """mmengine's own checkpoints and the authors' load with `weights_only=True`."""
 
-import argparse
 import io
 import pickle
 import re
@@ -14,9 +13,10 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
+from mmlit import read_checkpoint
 from mmlit.checkpoints import allowlist
 from mmlit.checkpoints.allowlist import allow_mmengine_checkpoints
-from support.attacks import RAW, RECONSTRUCT, SCALAR, Call, text
+from support.attacks import RECONSTRUCT, SCALAR, Call, text
 from support.comparison import equal
 from support.toy_training import train
 
@@ -147,14 +147,9 @@ WORKAROUND = {
 
 @since_2_6
 @pytest.mark.parametrize('name', WORKAROUND)
-def test_beside_the_usual_workaround(trained, tmp_path, allowed, name):
+def test_beside_the_usual_workaround(trained, tmp_path, cleared, name):
     """Users add the real objects to the list; torch then picks either, at random."""
-    ours = [
-        item
-        for item in allowlist.ALLOWED
-        if not isinstance(item, tuple) or item[1] != name
-    ]
-    torch.serialization.clear_safe_globals()
+    ours = [x for x in allowlist.ALLOWED if type(x) is not tuple or x[1] != name]
     torch.serialization.add_safe_globals([*ours, (WORKAROUND[name], name)])
     source = trained / 'epoch_2.pth'
     safe = torch.load(source, weights_only=True)
@@ -194,18 +189,20 @@ def test_nothing_is_allowed_before_torch_2_6(monkeypatch, cleared):
 
 # --- the unpickler for torch before 2.6 ---------------------------------------------
 
-SLOTS = b'cargparse\nNamespace\n)RN}' + text('x') + b'K\x01s\x86b.'
 
-
-@pytest.mark.parametrize('attack', [*RAW.values(), SLOTS], ids=[*RAW, 'slots'])
-def test_the_own_unpickler_refuses(attack):
-    with pytest.raises(pickle.UnpicklingError):
-        allowlist.load(io.BytesIO(b'\x80\x02' + attack))
-    assert '__setstate__' not in vars(argparse.Namespace)
-    assert torch._utils._rebuild_tensor_v2.__defaults__ == (None,)
+def test_the_own_unpickler_reads_what_mmengine_writes(trained, monkeypatch):
+    monkeypatch.setattr(allowlist, 'TORCH_TAKES_LISTS', False)
+    source = trained / 'epoch_2.pth'
+    assert equal(read_checkpoint(source), torch.load(source, weights_only=False))
 
 
 @pytest.mark.parametrize('protocol', [2, 4, 5])
 def test_the_own_unpickler_reads_plain_data(protocol):
     data = OrderedDict(a={1, 2}, b=b'\xff\x00', c=(1.5, None, [True]), d={'e': 'f'})
     assert allowlist.load(io.BytesIO(pickle.dumps(data, protocol))) == data
+
+
+def test_the_own_unpickler_takes_no_state_of_slots():
+    slots = b'cargparse\nNamespace\n)RN}' + text('x') + b'K\x01s\x86b.'
+    with pytest.raises(pickle.UnpicklingError, match='a state for a Namespace'):
+        allowlist.load(io.BytesIO(b'\x80\x02' + slots))

@@ -1,7 +1,5 @@
 """URLs are downloaded once, to where torch keeps them, and failures say what to do."""
 
-import pickle
-
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
@@ -104,16 +102,3 @@ def test_an_unsafe_local_loader_is_replaced(tmp_path, monkeypatch, why):
     with pytest.raises(UnsafeCheckpointError):
         CheckpointLoader.load_checkpoint(str(path))
     assert not marker.exists()
-
-
-def test_a_loader_of_ones_own_stays_beside_ours(tmp_path):
-    """The documented way to go on reading a trusted file of another kind."""
-
-    @CheckpointLoader.register_scheme('trusted://')
-    def load_from_trusted(path, map_location=None):
-        path = path[len('trusted://') :]
-        return torch.load(path, map_location, weights_only=False)
-
-    torch.save({'a': pickle.Pickler}, tmp_path / 'file.pth')
-    found = CheckpointLoader.load_checkpoint(f'trusted://{tmp_path}/file.pth')
-    assert found['a'] is pickle.Pickler
