@@ -87,8 +87,9 @@ def check_mmcv() -> str:
     """Import mmcv 2."""
     # By the version, before the import: mmcv 1.x dies in many ways on its own.
     if older_than('mmcv', (2, 0)):
+        version = version_of('mmcv')
         raise Fault(
-            f'mmlit needs mmcv 2.0 or newer, but {named("mmcv")} is installed',
+            f'mmlit needs mmcv 2.0 or newer, but mmcv {version} is installed',
             mmcv_command(),
         )
     return check_import('mmcv')

@@ -215,9 +215,7 @@ def test_upernet_warms_up_and_decays_to_nothing():
 def test_shapes_config():
     cfg = load(SHAPES)
     assert cfg.train_cfg == dict(
-        type='EpochBasedTrainLoop',
-        max_epochs=cfg.max_epochs,
-        val_interval=2,
+        type='EpochBasedTrainLoop', max_epochs=cfg.max_epochs, val_interval=2
     )
     assert Path(cfg.data_root).is_absolute()
     assert Path(cfg.data_root).resolve() == CONFIGS.parents[1] / 'data' / 'shapes'

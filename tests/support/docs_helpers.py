@@ -1,4 +1,4 @@
-"""Reading the commands of README.md and docs/*.md; a place to run them in.
+"""Read the commands of README.md and docs/*.md; make a place to run them in.
 
 A comment right above a fence, unseen where the page is read, says what is special:
 
@@ -31,9 +31,10 @@ DOCUMENTS = sorted(
     for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md'))
     if path.name != 'custom_data.md'
 )
-CUSTOM_DATA = 'docs/custom_data.md'
-#: Those whose commands within text are resolved; tools/ and configs/ have pages, too.
-WITH_TEXT = [*DOCUMENTS, CUSTOM_DATA, 'tools/README.md', 'configs/README.md']
+#: Those whose commands within text are resolved.
+WITH_TEXT = [
+    *DOCUMENTS, 'docs/custom_data.md', 'tools/README.md', 'configs/README.md'
+]  # fmt: skip
 TOOLS = {path.name for path in (ROOT / 'tools').glob('*.*') if path.suffix != '.md'}
 BLOCK = re.compile(
     # After the language, a directive has its argument: ```{include} FILE.
@@ -94,23 +95,23 @@ class Block:
 
     @property
     def not_run(self) -> str:
-        """Why it is not run, or ''."""
+        """Return why it is not run, or ''."""
         return self.remark_of('not run')
 
     @property
     def is_config(self) -> bool:
-        """Whether it is a config, or a part of one: Python that only assigns."""
+        """Return whether it is (part of) a config: Python that only assigns."""
         return self.language == 'python' and all(
             isinstance(node, ast.Assign) for node in ast.parse(self.text).body
         )
 
     def remark_of(self, kind: str) -> str:
-        """What the comment above says after `kind: `."""
+        """Return what the comment above says after `kind: `."""
         return self.remark.partition(f'{kind}: ')[2]
 
 
 def blocks(document: str) -> list:
-    """The fenced blocks of a document, in order."""
+    """Return the fenced blocks of a document, in order."""
     text = (ROOT / document).read_text(encoding='utf-8')
     return [
         Block(
@@ -125,25 +126,25 @@ def blocks(document: str) -> list:
 
 
 def all_blocks() -> list:
-    """Those of all documents."""
+    """Return those of all documents."""
     return [block for document in DOCUMENTS for block in blocks(document)]
 
 
 def fill_in(text: str) -> str:
-    """The text with what lies in the workplace for the reader's own."""
+    """Put what lies in the workplace for the reader's own."""
     for word, ours in PLACEHOLDERS.items():
         text = re.sub(word, ours, text)
     return text
 
 
 def commands(text: str) -> list:
-    """The commands of a bash block, each as a list of words."""
+    """Return the commands of a bash block, each as a list of words."""
     lines = text.replace('\\\n', ' ').replace(' && ', '\n').splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def inline_commands(document: str) -> list:
-    """The command lines that stand within text, as lists of words."""
+    """Return the command lines that stand within text, as lists of words."""
     text = (ROOT / document).read_text(encoding='utf-8')
     outside = BLOCK.sub('', text)
     found = [
@@ -163,7 +164,7 @@ def inline_commands(document: str) -> list:
 
 
 def make_workplace(folder: Path, document: str) -> Path:
-    """A copy of the checkout's configs and tools, and what the document speaks of."""
+    """Copy the checkout's configs and tools; make what the document speaks of."""
     for part in ('configs', 'tools'):
         skip = shutil.ignore_patterns('__pycache__')
         shutil.copytree(ROOT / part, folder / part, ignore=skip)

@@ -1,4 +1,4 @@
-"""Environments that are broken on purpose, and the doctor run in them."""
+"""Break environments on purpose, and run the doctor in them."""
 
 import json
 import os
@@ -40,7 +40,7 @@ assert __version__ < '1', f'MMEngine=={__version__} is used but incompatible.'
 
 
 def package(name, version, text=''):
-    """{file: text} of a stub package."""
+    """Return {file: text} of a stub package."""
     return {
         f'{name}/__init__.py': text,
         f'{name}/version.py': f"__version__ = '{version}'\n",
@@ -48,7 +48,7 @@ def package(name, version, text=''):
 
 
 def distribution(name, version='1.0'):
-    """{file: text} of the metadata that pip leaves."""
+    """Return {file: text} of the metadata that pip leaves."""
     file = f'{name.replace("-", "_")}-{version}.dist-info/METADATA'
     return {file: f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'}
 
@@ -79,7 +79,7 @@ ONEDL = {
 
 
 def stack(versions, mmcv_limit):
-    """{file: text} of mmengine, mmcv, mmdet and mmseg, and their metadata.
+    """Return {file: text} of mmengine, mmcv, mmdet and mmseg, and their metadata.
 
     Args:
         versions: {distribution: version}, in this order.
@@ -120,7 +120,7 @@ SOUND_ONEDL = {**COMMON, **stack(ONEDL, '2.4.0')}
 
 
 def write(folder, files, block=()):
-    """Writes stubs, and what makes the names in `block` impossible to import."""
+    """Write stubs, and what makes the names in `block` impossible to import."""
     hidden = ''.join(f'sys.modules[{name!r}] = None\n' for name in block)
     start = files.get('sitecustomize.py', '')
     files = {**files, 'sitecustomize.py': f'{start}import sys\n{hidden}'}
@@ -132,7 +132,7 @@ def write(folder, files, block=()):
 
 
 def run(*arguments, paths=(), programs=(), command=(sys.executable, DOCTOR)):
-    """Runs the doctor.
+    """Run the doctor.
 
     Args:
         arguments: Of the command line.
@@ -157,7 +157,7 @@ def run(*arguments, paths=(), programs=(), command=(sys.executable, DOCTOR)):
 
 
 def examine(*arguments, **places):
-    """Runs the doctor with --json; (exit status, {name of a check: its finding})."""
+    """Run the doctor with --json; return (exit status, {check: its finding})."""
     done = run('--json', *arguments, **places)
     assert done.stderr == '', done.stderr
     findings = json.loads(done.stdout)['findings']
@@ -167,5 +167,5 @@ def examine(*arguments, **places):
 
 
 def of_level(findings, level):
-    """The names of the findings of a level."""
+    """Return the names of the findings of a level."""
     return [name for name, finding in findings.items() if finding['level'] == level]

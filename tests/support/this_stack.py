@@ -1,4 +1,4 @@
-"""Which of the set-up's stacks the tests run on, told by the packages installed."""
+"""Tell which of the set-up's stacks the tests run on."""
 
 from importlib import metadata
 
@@ -9,14 +9,14 @@ STACK = 'onedl' if 'onedl-mmengine' in NAMES else 'openmmlab'
 
 
 def only_on(stack: str, reason: str):
-    """Returns the mark of a test that holds for one stack alone."""
+    """Return the mark of a test that holds for one stack alone."""
     return pytest.mark.skipif(
         stack != STACK, reason=f'for the stack {stack}, not {STACK}: {reason}'
     )
 
 
 def without_imports_lines(output: str) -> str:
-    """Returns a tool's output without what the stack prints when it is imported.
+    """Return a tool's output without what the stack prints when it is imported.
 
     onedl-mmdetection and onedl-mmsegmentation say that a package for data sets of
     OneDL's own is not installed.

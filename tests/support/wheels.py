@@ -1,4 +1,4 @@
-"""Building the distributions of mmlit as its users do, without leaving anything."""
+"""Build the distributions of mmlit as its users do."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def build(source, out, kind):
-    """A wheel ('bdist_wheel') or an 'sdist' of the tree `source`, built into `out`."""
+    """Build a wheel ('bdist_wheel') or an 'sdist' of a tree into `out`."""
     out.mkdir()
     command = [sys.executable, 'setup.py', '-q', 'egg_info', '--egg-base', str(out)]
     if kind == 'bdist_wheel':
@@ -22,7 +22,7 @@ def build(source, out, kind):
 
 
 def unpack(sdist, out):
-    """The source tree in an sdist."""
+    """Return the source tree in an sdist."""
     with tarfile.open(sdist) as members:
         members.extractall(out, filter='data')
     (tree,) = out.iterdir()
