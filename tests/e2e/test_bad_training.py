@@ -136,10 +136,7 @@ def test_segmentation(tmp_path):
     write(data / 'masks' / 'torn-mask.png', encoded('L', 'PNG')[:900])
     write_mask(data / 'masks' / 'odd-ids.png', (1, 2, 9))
     sizes = {'strip': (3, 500)}
-    val = {**ODD, **of_sizes(sizes), 'torn-mask': encoded()}
-    write_pairs(data / 'val', val, sizes)
-    torn = data / 'val' / 'masks' / 'torn-mask.png'
-    write(torn, encoded('L', 'PNG')[:900])
+    write_pairs(data / 'val', {**ODD, **of_sizes(sizes)}, sizes)
     folders = "data_prefix=dict(img_path='images', seg_map_path='masks')"
     text = f"""
 metainfo = dict(classes={CLASSES}, palette=[[9, 9, 9], [99, 9, 9], [9, 9, 99]])
@@ -155,14 +152,6 @@ train_cfg = dict(max_epochs=1)
 default_hooks = dict(logger=dict(interval=1))
 """
     base = 'segmentation/lit-ti_fpn_fpnhead_shapes.py'
-    status, output, losses = train(base, text, tmp_path, '--check-val')
-    assert status == 1 and losses == []
-    last = output.strip().splitlines()[-1]
-    assert last == 'train.py: 1 kind of errors in the data, see above'
-    assert re.search(r'error: mask cannot be read \(1\)\n.*val/masks/torn-mask', output)
-    torn.unlink()
-    (data / 'val' / 'images' / 'torn-mask.jpg').unlink()
-
     status, output, losses = train(base, text, tmp_path, '--check-val')
     assert status == 0, output[-5000:]
     assert left_out(output) == {

@@ -6,18 +6,54 @@ import pickle
 import re
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
 from support.running_tools import SPLITS, check_continued, finish, metrics, run, start
+from support.this_stack import STACK
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / 'configs' / 'detection'
-SHAPES = CONFIGS / 'mask-rcnn_lit-ti_fpn_shapes.py'
+TOOLS = ROOT / 'tools'
+DETECTION = ROOT / 'configs' / 'detection'
+SEGMENTATION = ROOT / 'configs' / 'segmentation'
+SHAPES = DETECTION / 'mask-rcnn_lit-ti_fpn_shapes.py'
+SEGMENTED_SHAPES = SEGMENTATION / 'lit-ti_fpn_fpnhead_shapes.py'
+
+
+def tools_of(package):
+    """Return the tools in an installed package."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        pytest.skip(f'{package} is not installed')
+    return Path(spec.origin).parent / '.mim' / 'tools'
+
+
+def shapes_options(data, *more):
+    return [
+        '--cfg-options',
+        *(f'shapes.out={data}', 'shapes.train=4', 'shapes.val=2', 'shapes.size=64'),
+        *('train_dataloader.batch_size=2', 'default_hooks.logger.interval=1'),
+        *(f'{s}_dataloader.dataset.data_root={data}/' for s in SPLITS),
+        *more,
+    ]
+
+
+def small_options(root, **changes):
+    """Return settings for few images of a data root, without pretrained weights."""
+    options = ['model.backbone.init_cfg=None', 'default_hooks.logger.interval=1']
+    options += [f'{key}={value}' for key, value in changes.items()]
+    for split in SPLITS:
+        options += [
+            f'{split}_dataloader.num_workers=0',
+            f'{split}_dataloader.persistent_workers=False',
+            f'{split}_dataloader.dataset.data_root={root}/',
+        ]
+    return ['--cfg-options', *options]
 
 
 def check_resumed(output, work_dir, steps):
-    """Epoch 2 followed on epoch 1: nothing was repeated, nothing forgotten."""
+    """Check that epoch 2 followed on epoch 1, with nothing repeated or forgotten."""
     assert f'resumed epoch: 1, iter: {steps}' in output
     assert 'Epoch(train) [2]' in output
     assert 'Epoch(train) [1]' not in output
@@ -26,57 +62,53 @@ def check_resumed(output, work_dir, steps):
     assert (first['epoch'], second['epoch']) == (1, 2)
 
 
-# --- mmlit's own tools, on drawn shapes -------------------------------------------
+def check_amp(output, steps):
+    """Check a training in mixed precision."""
+    if not torch.cuda.is_available():
+        assert 'bfloat16 autocast' in output
+    losses = re.findall(r'  loss: ([\w.]+)', output)
+    assert len(losses) == steps and all(math.isfinite(float(loss)) for loss in losses)
 
 
-def shapes_options(data):
-    options = [
-        f'shapes.out={data}',
-        'shapes.train=4',
-        'shapes.val=2',
-        'shapes.size=64',
-        'train_dataloader.batch_size=2',
-        'default_hooks.logger.interval=1',
+def test_detection_with_our_tools(tmp_path):
+    data = tmp_path / 'data' / 'shapes'
+    options = shapes_options(
+        data,
         # A detector of two steps is sure of nothing.
-        'model.test_cfg.rcnn.score_thr=0.0',
-        'model.test_cfg.rcnn.max_per_img=5',
+        *('model.test_cfg.rcnn.score_thr=0.0', 'model.test_cfg.rcnn.max_per_img=5'),
         f'val_evaluator.ann_file={data}/annotations/val.json',
         f'test_evaluator.ann_file={data}/annotations/val.json',
-    ]
-    return options + [f'{s}_dataloader.dataset.data_root={data}/' for s in SPLITS]
-
-
-def test_own_tools_on_shapes(tmp_path):
-    data = tmp_path / 'data' / 'shapes'
-    options = ['--cfg-options', *shapes_options(data)]
-    # Also a config that does not import mmlit itself.
+    )
+    # The second config does not import mmlit itself. Both want the data, which is not
+    # there.
     plain = tmp_path / 'plain.py'
     plain.write_text(
         f'_base_ = {str(SHAPES)!r}\ncustom_imports = dict(_delete_=True, imports=[])\n'
     )
-    # Both want the data, which is not there.
-    train = ROOT / 'tools' / 'train.py'
+    train = TOOLS / 'train.py'
     once = [*options, 'train_cfg.max_epochs=1']
     processes = [
         start(train, SHAPES, *once, cwd=tmp_path),
-        start(train, plain, '--work-dir', 'other', *once, cwd=tmp_path),
+        start(train, plain, '--amp', '--work-dir', 'other', *once, cwd=tmp_path),
     ]
-    first = [finish(process) for process in processes]
+    outputs = [finish(process) for process in processes]
+    check_amp(outputs[1], steps=2)
     assert sorted(p.name for p in data.parent.iterdir() if p.is_dir()) == ['shapes']
     work_dir = tmp_path / 'work_dirs' / SHAPES.stem
     assert (work_dir / 'epoch_1.pth').is_file()
-    assert (tmp_path / 'other' / 'epoch_1.pth').is_file()
-    assert all(re.search(r'coco/segm_mAP: -?[\d.]+', output) for output in first)
+    saved = torch.load(tmp_path / 'other' / 'epoch_1.pth', weights_only=False)
+    patch_embed = saved['state_dict']['backbone.stages.0.patch_embed.proj.weight']
+    assert patch_embed.dtype == torch.float32
+    assert all(re.search(r'coco/segm_mAP: -?[\d.]+', output) for output in outputs)
 
-    resumed = run(
-        *(train, SHAPES, '--resume', *options, 'train_cfg.max_epochs=2'), cwd=tmp_path
-    )
+    twice = [*options, 'train_cfg.max_epochs=2']
+    resumed = run(train, SHAPES, '--resume', *twice, cwd=tmp_path)
     check_resumed(resumed, work_dir, steps=2)
 
-    test = ROOT / 'tools' / 'test.py'
     out = tmp_path / 'predictions.pkl'
     show = ('--out', out, '--show-dir', 'drawn', '--work-dir', 'tested')
-    run(test, SHAPES, work_dir / 'epoch_2.pth', *show, *options, cwd=tmp_path)
+    tested = (TOOLS / 'test.py', SHAPES, work_dir / 'epoch_2.pth')
+    run(*tested, *show, *options, cwd=tmp_path)
     found = metrics(tmp_path / 'tested', newest=1)
     assert 0 <= found['coco/bbox_mAP'] <= 1
     assert 0 <= found['coco/segm_mAP'] <= 1
@@ -86,78 +118,103 @@ def test_own_tools_on_shapes(tmp_path):
     assert len(list((tmp_path / 'tested').glob('*/drawn/*'))) == 2
 
 
-def test_mixed_precision_on_shapes(tmp_path):
-    """Without a GPU: trained under autocast, tested in float32."""
-    data = tmp_path / 'data' / 'shapes'
-    options = ['--cfg-options', *shapes_options(data), 'train_cfg.max_epochs=2']
-    output = run(ROOT / 'tools/train.py', SHAPES, '--amp', *options, cwd=tmp_path)
-    if not torch.cuda.is_available():
-        assert 'bfloat16 autocast' in output
-    losses = re.findall(r'  loss: ([\w.]+)', output)
-    assert len(losses) == 4 and all(math.isfinite(float(loss)) for loss in losses)
-    assert re.search(r'coco/segm_mAP: -?[\d.]+', output)
-    checkpoint = tmp_path / 'work_dirs' / SHAPES.stem / 'epoch_2.pth'
-    weights = torch.load(checkpoint, weights_only=False)['state_dict']
-    assert weights['backbone.stages.0.patch_embed.proj.weight'].dtype == torch.float32
-
-
-# --- mmdet's own installed tools, on COCO images ----------------------------------
-
-
-def coco_options(root, test_cfg):
-    """Everything that differs from the config: data, scale, weights, length."""
-    options = [
-        'model.backbone.init_cfg=None',
-        f'{test_cfg}.score_thr=0.0',
-        f'{test_cfg}.max_per_img=10',
-        'default_hooks.logger.interval=1',
-        'train_dataloader.batch_size=2',
-        'train_dataloader.dataset.pipeline.2.scale=(160,96)',
-        'val_dataloader.dataset.pipeline.1.scale=(160,96)',
-        'test_dataloader.dataset.pipeline.1.scale=(160,96)',
-        f'val_evaluator.ann_file={root}/annotations/instances_val2017.json',
-        f'test_evaluator.ann_file={root}/annotations/instances_val2017.json',
-    ]
-    for split in SPLITS:
-        options += [
-            f'{split}_dataloader.num_workers=0',
-            f'{split}_dataloader.persistent_workers=False',
-            f'{split}_dataloader.dataset.data_root={root}/',
-            f'{split}_dataloader.dataset.indices=4',
-        ]
-    return options
+def test_detection_with_the_tools_of_mmdet(tmp_path, data_root):
+    tools, name = tools_of('mmdet'), 'mask-rcnn_lit-ti_fpn_1x_coco'
+    root = data_root / 'coco_tiny'
+    small = {f'{s}_dataloader.dataset.indices': 4 for s in SPLITS}
+    small.update(
+        {
+            'model.test_cfg.rcnn.score_thr': 0.0,
+            'model.test_cfg.rcnn.max_per_img': 10,
+            'train_dataloader.batch_size': 2,
+            'train_dataloader.dataset.pipeline.2.scale': '(160,96)',
+            'val_dataloader.dataset.pipeline.1.scale': '(160,96)',
+            'test_dataloader.dataset.pipeline.1.scale': '(160,96)',
+            'val_evaluator.ann_file': f'{root}/annotations/instances_val2017.json',
+            'test_evaluator.ann_file': f'{root}/annotations/instances_val2017.json',
+        }
+    )
+    options = small_options(root, **small)
+    train = (tools / 'train.py', DETECTION / f'{name}.py')
+    run(*train, *options, 'train_cfg.max_epochs=1', cwd=tmp_path)
+    twice = [*options, 'train_cfg.max_epochs=2']
+    resumed = run(*train, '--resume', *twice, cwd=tmp_path)
+    work_dir = tmp_path / 'work_dirs' / name
+    check_resumed(resumed, work_dir, steps=2)
+    tested = (tools / 'test.py', train[1], work_dir / 'epoch_2.pth')
+    run(*tested, '--work-dir', 'tested', *options, cwd=tmp_path)
+    found = metrics(tmp_path / 'tested', newest=1)
+    assert 0 <= found['coco/bbox_mAP'] <= 1 and 0 <= found['coco/segm_mAP'] <= 1
 
 
 @pytest.mark.parametrize(
-    ('name', 'test_cfg', 'names'),
+    ('name', 'tools'),
     [
-        (
-            'mask-rcnn_lit-ti_fpn_1x_coco',
-            'model.test_cfg.rcnn',
-            ['coco/bbox_mAP', 'coco/segm_mAP'],
-        ),
-        ('retinanet_lit-s_fpn_1x_coco', 'model.test_cfg', ['coco/bbox_mAP']),
+        ('lit-s_fpn_fpnhead_8xb2-80k_ade20k-512x512', 'mmseg'),
+        ('lit-ti_upernet_8xb2-160k_ade20k-512x512', 'mmlit'),
     ],
 )
-def test_mmdet_tools_on_coco(tmp_path, data_root, name, test_cfg, names):
-    mmdet = importlib.util.find_spec('mmdet')
-    if mmdet is None:
-        pytest.skip('mmdet is not installed')
-    tools = Path(mmdet.origin).parent / '.mim' / 'tools'
-    config = CONFIGS / f'{name}.py'
-    options = ['--cfg-options', *coco_options(data_root / 'coco_tiny', test_cfg)]
-    train = (tools / 'train.py', config)
-    run(*train, *options, 'train_cfg.max_epochs=1', cwd=tmp_path)
-    resumed = run(
-        *(*train, '--resume', *options, 'train_cfg.max_epochs=2'), cwd=tmp_path
-    )
+def test_segmentation_on_the_layout_of_ade20k(tmp_path, data_root, name, tools):
+    ours, tools = tools == 'mmlit', tools_of('mmseg')
+    tools = TOOLS if ours else tools
+    small = {
+        'model.data_preprocessor.size': '(64,64)',
+        'train_dataloader.dataset.pipeline.3.crop_size': '(64,64)',
+        'train_cfg.val_interval': 2,
+        'default_hooks.checkpoint.interval': 2,
+    }
+    # Two of 24, and small ones: the whole size takes seconds an image.
+    for split in ('val', 'test'):
+        small[f'{split}_dataloader.dataset.pipeline.1.scale'] = '(256,64)'
+        small[f'{split}_dataloader.dataset.indices'] = 2
+    options = small_options(data_root / 'ade_layout', **small)
+    train = (tools / 'train.py', SEGMENTATION / f'{name}.py')
+    run(*train, *options, 'train_cfg.max_iters=2', cwd=tmp_path)
     work_dir = tmp_path / 'work_dirs' / name
-    check_resumed(resumed, work_dir, steps=2)
-    run(
-        *(tools / 'test.py', config, work_dir / 'epoch_2.pth'),
-        *('--work-dir', 'tested', *options),
-        cwd=tmp_path,
-    )
+    assert list(work_dir.glob('best_mIoU_iter_2.pth'))
+    longer = [*options, 'train_cfg.max_iters=4']
+    resumed = run(*train, '--resume', *longer, cwd=tmp_path)
+    assert 'iter: 2' in resumed and 'Iter(train) [4/4]' in resumed
+    assert 'Iter(train) [2/4]' not in resumed
+    check_continued(work_dir / 'iter_2.pth', work_dir / 'iter_4.pth', steps=2)
+    out = tmp_path / 'maps'
+    show = ('--out', out, '--show-dir', tmp_path / 'drawn', '--work-dir', 'tested')
+    tested = (tools / 'test.py', train[1], work_dir / 'iter_4.pth')
+    run(*tested, *show, *options, cwd=tmp_path)
     found = metrics(tmp_path / 'tested', newest=1)
-    for metric in names:
-        assert 0 <= found[metric] <= 1
+    assert 0 <= found['mIoU'] <= 100 and 0 <= found['aAcc'] <= 100
+    maps = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in out.iterdir()]
+    # Numbered as in the files of the dataset, where 0 is unlabelled.
+    assert len(maps) == 2 and all(1 <= m.min() <= m.max() <= 150 for m in maps)
+    # The test.py of mmseg 1.2.2 draws every 50th image only.
+    drawn = list((tmp_path / 'drawn').rglob('*.png'))
+    assert len(drawn) == (2 if ours or STACK == 'onedl' else 0)
+
+
+def test_segmentation_with_our_tools(tmp_path):
+    """In mixed precision, with layer-wise decay, on data that is not there yet."""
+    tools_of('mmseg')
+    options = shapes_options(
+        tmp_path / 'shapes',
+        'optim_wrapper.constructor=LITLayerDecayOptimWrapperConstructor',
+        'optim_wrapper.paramwise_cfg.decay_rate=0.9',
+    )
+    train = (TOOLS / 'train.py', SEGMENTED_SHAPES, '--amp')
+    once = [*options, 'train_cfg.max_epochs=1']
+    said = run(*train, '--check-data', *once, cwd=tmp_path)
+    for checked in ('training data (BaseSegDataset): 4', 'validation data'):
+        assert checked in said
+    check_amp(said, steps=2)
+    _, table = said.split('parameter groups, decay_rate 0.9 included')
+    layers = re.findall(r'^ *(\d+|other) +[\d.]+ +\d', table, re.MULTILINE)
+    assert set(layers) == {'other', *map(str, range(17))}
+    twice = [*options, 'train_cfg.max_epochs=2']
+    run(*train, '--resume', *twice, cwd=tmp_path)
+    work_dir = tmp_path / 'work_dirs' / SEGMENTED_SHAPES.stem
+    check_continued(work_dir / 'epoch_1.pth', work_dir / 'epoch_2.pth', steps=2)
+    out = tmp_path / 'maps'
+    tested = (TOOLS / 'test.py', SEGMENTED_SHAPES, work_dir / 'epoch_2.pth')
+    run(*tested, '--out', out, '--work-dir', 'tested', *options, cwd=tmp_path)
+    assert 0 <= metrics(tmp_path / 'tested', newest=1)['mIoU'] <= 100
+    maps = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in out.iterdir()]
+    assert len(maps) == 2 and all(m.shape == (64, 64) and m.max() <= 3 for m in maps)

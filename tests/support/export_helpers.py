@@ -1,4 +1,4 @@
-"""Models to export, and what comes out of files, without the tool's own comparison."""
+"""Write models to export, and run exported files."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def write_mini(path, base, pos_embed):
 
 
 def write_checkpoint(path, config_file, classes=()):
-    """A checkpoint of a config whose offsets and norms are not those of the start."""
+    """Write a checkpoint whose offsets and norms are not initial; return its model."""
     config = Config.fromfile(config_file)
     import_scope(config)
     model = build_model(config)
@@ -61,14 +61,14 @@ def write_checkpoint(path, config_file, classes=()):
 
 
 def run_file(path, image):
-    """{name: output} of a file."""
+    """Return {name: output} of a file."""
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, {'image': image.numpy()})))
 
 
 def worst_difference(found, wanted):
-    """Of all outputs, relative to the largest number of each."""
+    """Compare all outputs, each relative to its largest number."""
     assert len(found) == len(wanted)
     return max(
         np.abs(one - other.numpy()).max() / np.abs(other.numpy()).max()

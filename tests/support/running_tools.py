@@ -38,14 +38,14 @@ def run(tool, *arguments, cwd, timeout=900):
 
 
 def metrics(work_dir, newest):
-    """The metrics that test.py has written into its `newest` folder."""
+    """Return the metrics that test.py has written; so many runs have left some."""
     files = sorted(work_dir.glob('*/*.json'), key=lambda f: f.stat().st_mtime)
     assert len(files) == newest, files
     return json.loads(files[-1].read_text())
 
 
 def check_continued(first, second, steps):
-    """The run of checkpoint `second` went on where `first` was, and as long again."""
+    """Check that checkpoint `second` is of as many steps again as `first`."""
     first, second = (torch.load(path, weights_only=False) for path in (first, second))
     assert (first['meta']['iter'], second['meta']['iter']) == (steps, 2 * steps)
     curves = [c['message_hub']['log_scalars']['train/loss'] for c in (first, second)]

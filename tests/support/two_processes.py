@@ -1,4 +1,4 @@
-"""Two processes over gloo: one function in both, or one of the real scripts."""
+"""Run a function, or a script of tools/, in two processes over gloo."""
 
 import os
 import socket
@@ -14,10 +14,10 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 
 def in_two(*works):
-    """Calls each work(rank) in two processes that have a group; raises their errors.
+    """Call each work(rank) in two processes that have a group; raise their errors.
 
-    Works are functions at the top of a module. Starting takes seconds, so that what can
-    be checked in one go is; the error says which work it was in.
+    Works are functions at the top of a module. Starting takes seconds: check as much as
+    possible in one call.
     """
     mp.spawn(_join, (free_port(), works), nprocs=2)
 
@@ -34,14 +34,14 @@ def _join(rank, port, works):
 
 
 def free_port():
-    """A port for MASTER_PORT that nobody listens on now."""
+    """Return a free port for MASTER_PORT."""
     with socket.socket() as server:
         server.bind(('127.0.0.1', 0))
         return server.getsockname()[1]
 
 
 def launch(script, *arguments, cwd, **variables):
-    """Starts a script of tools/ with this Python, on a port of its own."""
+    """Start a script of tools/ with this Python, on a port of its own."""
     environment = dict(
         os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PORT=str(free_port())
     )

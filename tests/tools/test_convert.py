@@ -30,7 +30,7 @@ CASES = [
 
 @pytest.fixture
 def convert(monkeypatch, tmp_path, capsys):
-    """Runs the tool in an empty folder; returns its output."""
+    """Run the tool in an empty folder; return its output."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -53,7 +53,7 @@ def weights(name):
 
 
 def maps(family, name, img_size, norms):
-    """What a backbone computes from a file, by the loader of LIT."""
+    """Compute the maps of a LIT that has loaded a file."""
     net = LIT(ARCH[family], img_size=img_size, out_norm_indices=norms)
     prefix, state = 'backbone.', weights(name)
     if any(key.startswith(prefix) for key in state):

@@ -1,43 +1,31 @@
-"""Mixed precision on the CPU: with a real detector, and for 200 iterations."""
+"""Mixed precision on the CPU: with real detectors, and for 200 iterations."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 
 from mmlit import LIT
-from mmlit.ops.attention import KERNELS
+from mmlit_tools.cpu_amp import CpuAmpOptimWrapper
+from support import config_helpers
+from support.archs import ABSOLUTE, RELATIVE
+from support.config_helpers import build, noise, shrink
 from support.kernels import ON_CPU
 
-ROOT = Path(__file__).resolve().parents[2]
-MICRO = dict(
-    embed_dims=(16, 32, 64, 128),
-    depths=(1, 1, 2, 1),
-    num_heads=(1, 2, 4, 8),
-    mlp_ratios=(4, 4, 4, 4),
-    norm_eps=1e-5,
-    drop_path_rate=0.1,
-)
+#: Wide enough to learn.
+WIDER = dict(embed_dims=(16, 32, 64, 128), num_heads=(1, 2, 4, 8), drop_path_rate=0.1)
 
 
-@pytest.fixture
-def wrap(monkeypatch):
-    from mmlit_tools.cpu_amp import CpuAmpOptimWrapper
-
-    def wrap(model):
-        return CpuAmpOptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-3))
-
-    return wrap
+def wrap(model):
+    return CpuAmpOptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-3))
 
 
 class Classifier(torch.nn.Module):
-    """Says which of three patterns an image shows."""
+    """Say which of three patterns an image shows."""
 
-    def __init__(self, **backbone):
+    def __init__(self, arch):
         super().__init__()
-        self.backbone = LIT(**backbone)
+        self.backbone = LIT(arch, img_size=64)
         self.head = torch.nn.Linear(128, 3)
 
     def forward(self, images):
@@ -45,7 +33,7 @@ class Classifier(torch.nn.Module):
 
 
 def patterns(count, generator):
-    """Noisy waves, of one of three lengths, in a random direction."""
+    """Return noisy waves of one of three lengths, in random directions."""
     kinds = torch.randint(3, (count,), generator=generator)
     angle, shift = torch.rand(2, count, 1, 1, generator=generator) * 2 * math.pi
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing='ij')
@@ -56,11 +44,12 @@ def patterns(count, generator):
     return images[:, None].repeat(1, 3, 1, 1), kinds
 
 
-@pytest.mark.parametrize('pos_embed', ['relative', 'absolute'])
-def test_two_hundred_iterations_stay_finite_and_learn(wrap, pos_embed):
+@pytest.mark.slow
+@pytest.mark.parametrize('arch', [RELATIVE, ABSOLUTE], ids=['relative', 'absolute'])
+def test_two_hundred_iterations_stay_finite_and_learn(arch):
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    model = Classifier(arch=dict(MICRO, pos_embed=pos_embed), img_size=64).train()
+    model = Classifier({**arch, **WIDER}).train()
     model.backbone.init_weights()
     wrapper, losses = wrap(model), []
     for _ in range(200):
@@ -78,10 +67,8 @@ def test_two_hundred_iterations_stay_finite_and_learn(wrap, pos_embed):
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('name', ON_CPU)
 def test_every_kernel_trains_and_infers_under_autocast(name, dtype):
-    assert name in KERNELS
     torch.manual_seed(0)
-    arch = dict(MICRO, pos_embed='relative', drop_path_rate=0.0)
-    model = LIT(arch, img_size=64, attn_kernel=name)
+    model = LIT(RELATIVE, img_size=64, attn_kernel=name)
     image = torch.randn(2, 3, 96, 64)
     with torch.autocast('cpu', dtype):
         outs = model.train()(image)
@@ -98,31 +85,27 @@ def test_every_kernel_trains_and_infers_under_autocast(name, dtype):
 
 
 @pytest.mark.parametrize('name', ['mask-rcnn_lit-ti', 'retinanet_lit-s'])
-def test_a_detector_trains(wrap, name):
+def test_a_detector_trains(name):
     """mmcv's NMS and RoIAlign have no bfloat16 version for the CPU."""
     pytest.importorskip('mmdet', reason='needs mmdet')
-    from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
-
-    from mmlit_tools.benchmark.samples import detection_samples
-
-    register_all_modules()
     torch.manual_seed(0)
-    config = Config.fromfile(ROOT / f'configs/detection/{name}_fpn_1x_coco.py')
+    config = shrink(
+        config_helpers.load('detection', f'{name}_fpn_1x_coco.py'), RELATIVE
+    )
     if 'rcnn' in config.model.train_cfg:
-        # Each proposal goes through a head whose bfloat16 is worked out in software.
+        # Each proposal goes through a head whose bfloat16 is computed in software.
         config.model.train_cfg.rcnn.sampler.num = 16
-    model = MODELS.build(config.model).train()
+    model = build(config).train()
+    model.init_weights()
     wrapper = wrap(model)
-    images = torch.randn(2, 3, 96, 128)
     dtypes = set()
     model.neck.fpn_convs[0].conv.register_forward_hook(
         lambda _, inputs, output: dtypes.add(output.dtype)
     )
     before = [len(module._forward_hooks) for module in model.modules()]
+    data = model.data_preprocessor(noise(config), True)
     with wrapper.optim_context(model):
-        losses = model(images, detection_samples(images, 3), mode='loss')
-        loss, _ = model.parse_losses(losses)
+        loss, _ = model.parse_losses(model(**data, mode='loss'))
     assert dtypes == {torch.bfloat16}
     assert loss.isfinite()
     assert before == [len(module._forward_hooks) for module in model.modules()]

@@ -24,7 +24,7 @@ def refusal(launcher):
 
 @pytest.fixture
 def rank_3(monkeypatch):
-    """The environment of the last of four processes, as torchrun makes it."""
+    """Set the environment of the last of four processes, as torchrun does."""
     for name, value in (('RANK', 3), ('WORLD_SIZE', 4), ('LOCAL_RANK', 3)):
         monkeypatch.setenv(name, str(value))
 
@@ -187,7 +187,7 @@ def test_without_a_gpu(tmp_path):
 
 
 def launch(tmp_path, script, *arguments, **variables):
-    """The command that a script would run, one argument a line."""
+    """Return what a script would run, as a list of words."""
     fake = tmp_path / 'bin'
     fake.mkdir()
     for name in ('python', 'srun'):

@@ -21,7 +21,7 @@ test_evaluator = dict(type='Metric')
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Runs test.py on a config and a.pth; returns the config of its Runner."""
+    """Run test.py on a config and a.pth; return the config of its Runner."""
 
     class Recorder:
         def __init__(self, config):

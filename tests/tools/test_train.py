@@ -1,10 +1,15 @@
 """train.py: messages, and the config that reaches the Runner."""
 
+import json
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
 
 from mmlit_tools import train
 from support.running_tools import stopped
@@ -17,7 +22,7 @@ optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
 
 @pytest.fixture(autouse=True)
 def built(monkeypatch, tmp_path):
-    """The configs that Runners are to be built from; config.py is in the folder."""
+    """Record the configs that Runners would be built from; write config.py."""
 
     class Recorder:
         def __init__(self, config):
@@ -36,7 +41,7 @@ def built(monkeypatch, tmp_path):
 
 @pytest.fixture
 def run(built):
-    """Runs train.py on config.py; returns the config of its Runner."""
+    """Run train.py on config.py; return the config of its Runner."""
 
     def run(*arguments):
         train.main(['config.py', *arguments])
@@ -135,3 +140,26 @@ def test_launcher_and_local_rank(run, monkeypatch, spelling):
     monkeypatch.delenv('LOCAL_RANK')
     assert run('--launcher', 'pytorch', spelling, '3').launcher == 'pytorch'
     assert os.environ.pop('LOCAL_RANK') == '3'
+
+
+def test_check_val_loads_the_validation_samples(built, monkeypatch):
+    monkeypatch.setitem(DATASETS.module_dict, 'BaseDataset', BaseDataset)
+    list_of_one = json.dumps(dict(metainfo={}, data_list=[dict(img_path='a.jpg')]))
+    Path('list.json').write_text(list_of_one)
+    with open('config.py', 'a') as config:
+        config.write(
+            """
+data = dict(
+    type='BaseDataset', ann_file='list.json', data_prefix=dict(img_path='images'),
+    pipeline=[dict(type='LoadImageFromFile')])
+val_dataloader = dict(dataset=data)
+train_dataloader = dict(dataset=dict(data, ann_file='none.json'))
+"""
+        )
+    assert 'errors in the data' in stopped(train.main, 'config.py', '--check-val')
+    assert built == []
+    Path('images').mkdir()
+    cv2.imwrite('images/a.jpg', np.zeros((8, 8, 3), np.uint8))
+    train.main(['config.py', '--check-val'])
+    assert len(built) == 1
+    assert 'errors in the data' in stopped(train.main, 'config.py', '--check-data')
