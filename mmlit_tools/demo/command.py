@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""The main job, start to end: draw data, train LIT on it, evaluate, draw the results.
+"""Draw data, train LIT on it, evaluate, and draw the results.
 
     python tools/demo.py [CONFIG] [--out DIR] [--epochs N] [--fresh] [--goal 0.40]
 
@@ -25,10 +24,11 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from mmlit.errors import UserError
+from mmlit_tools.cli import command
 from mmlit_tools.demo.detection import DETECTION
 from mmlit_tools.demo.pictures import draw_comparisons, draw_history
 from mmlit_tools.demo.records import (
-    DemoError,
     fingerprint,
     note_config,
     one_demo_in,
@@ -47,11 +47,12 @@ TASKS = {'mmdet': DETECTION, 'mmseg': SEGMENTATION}
 STEPS = 5
 
 
+@command('demo.py')
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the demo that the command line asks for."""
+    """Run the demo that the command line asks for."""
     args = _parse(arguments)
     # A plain `kill` then stops the training as well, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('demo: told to stop'))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('demo.py: told to stop'))
     started = time.monotonic()
     try:
         config = Config.fromfile(args.config)
@@ -60,17 +61,18 @@ def main(arguments: list[str] | None = None) -> None:
         with one_demo_in(args.out):
             figures = run_demo(args, config, task, goal)
     except KeyboardInterrupt:
-        sys.exit('\ndemo: interrupted; the same command goes on from where it was')
-    except DemoError as error:
-        sys.exit(f'demo: {error}')
+        raise UserError('interrupted; the same command resumes the demo') from None
     print(f'\nTotal time: {_spell(time.monotonic() - started)}')
-    _judge(figures, goal)
+    text = ' and '.join(f'{name} {value:.3f}' for name, value in figures.items())
+    if min(figures.values()) < goal:
+        raise UserError(f'{text}: below the goal of {goal:.2f}')
+    print(f'{text}: the goal of {goal:.2f} is reached')
 
 
 def run_demo(
     args: argparse.Namespace, config: Config, task: Task, goal: float
 ) -> dict[str, float]:
-    """Runs all steps and returns the figures that the task goes by."""
+    """Run all steps; return the figures that the goal is for."""
     shapes = config.shapes
     epochs = args.epochs or config.train_cfg.max_epochs
 
@@ -81,7 +83,7 @@ def run_demo(
         try:
             data = ensure_shapes(**shapes)
         except (ValueError, OSError) as error:
-            raise DemoError(error) from error
+            raise UserError(error) from error
         print(f'The data is in {data}')
     with _step(3, f'Training: {epochs} epochs ({task.duration})'):
         checkpoint = train(args, config, epochs, environment)
@@ -108,7 +110,7 @@ def run_demo(
 def train(
     args: argparse.Namespace, config: Config, epochs: int, environment: dict[str, str]
 ) -> Path:
-    """Trains, or goes on training, as far as needed; returns the last checkpoint."""
+    """Train, or resume training, as far as needed; return the last checkpoint."""
     wanted = fingerprint(config, epochs, ASSETS)
     plan, checkpoint = plan_training(args.out, wanted, epochs)
     if args.fresh or plan == 'changed':
@@ -120,34 +122,34 @@ def train(
         print(f'Done earlier: {checkpoint} (--fresh trains again)')
         return checkpoint
     note_config(args.out, wanted)
-    command = ['tools/train.py', args.config, '--check-data', '--work-dir', args.out]
+    words = ['tools/train.py', args.config, '--check-data', '--work-dir', args.out]
     if plan == 'resume':
         print(f'Going on from {checkpoint}')
-        command += ['--resume', checkpoint]
+        words += ['--resume', checkpoint]
     if args.epochs is not None:
         interval = min(epochs, config.train_cfg.val_interval)
-        command += ['--cfg-options', f'train_cfg.max_epochs={epochs}']
-        command += [f'train_cfg.val_interval={interval}']
-    _run_tool(command, environment)
+        words += ['--cfg-options', f'train_cfg.max_epochs={epochs}']
+        words += [f'train_cfg.val_interval={interval}']
+    _run_tool(words, environment)
     return args.out / f'epoch_{epochs}.pth'
 
 
 def evaluate(
     args: argparse.Namespace, task: Task, checkpoint: Path, environment: dict[str, str]
 ) -> dict[str, float]:
-    """Evaluates a checkpoint, writes its predictions and returns the metrics."""
+    """Evaluate a checkpoint and write its predictions; return the metrics."""
     work_dir = args.out / 'test'
     shutil.rmtree(work_dir, ignore_errors=True)
-    command = ['tools/test.py', args.config, checkpoint, '--work-dir', work_dir]
-    command += ['--out', args.out / task.results]
+    words = ['tools/test.py', args.config, checkpoint, '--work-dir', work_dir]
+    words += ['--out', args.out / task.results]
     if task.test_options:
-        command += ['--cfg-options', *task.test_options]
-    _run_tool(command, environment)
+        words += ['--cfg-options', *task.test_options]
+    _run_tool(words, environment)
     return read_metrics(work_dir)
 
 
 def choose_device() -> tuple[str, dict[str, str]]:
-    """Says where the demo computes, and what must be in the environment for that."""
+    """Return a sentence about the device, and the environment variables to use it."""
     from mmcv.ops import get_compiling_cuda_version
 
     threads = f'the CPU, with {torch.get_num_threads()} threads'
@@ -164,15 +166,15 @@ def choose_device() -> tuple[str, dict[str, str]]:
 def _task_of(config: Config) -> Task:
     scope = config.get('default_scope')
     if scope not in TASKS or 'shapes' not in config:
-        raise DemoError(
+        raise UserError(
             f'{config.filename} is no config for the demo, which needs default_scope '
             f'{" or ".join(TASKS)} (got {scope}) and shapes = dict(out=..., train=...)'
         )
     return TASKS[scope]
 
 
-def _run_tool(command: list[str | Path], environment: dict[str, str]) -> None:
-    script, *rest = (str(part) for part in command)
+def _run_tool(words: list[str | Path], environment: dict[str, str]) -> None:
+    script, *rest = map(str, words)
     # The child's output goes straight to the terminal: losses, ETA and AP as they come.
     done = subprocess.run(
         [sys.executable, str(ASSETS / script), *rest],
@@ -180,9 +182,9 @@ def _run_tool(command: list[str | Path], environment: dict[str, str]) -> None:
         close_fds=False,  # A child that outlives us keeps the lock of the folder.
     )
     if done.returncode:
-        raise DemoError(
+        raise UserError(
             f'{script} ended with status {done.returncode}; its last lines above say '
-            'why. Once that is mended, the same command goes on from there'
+            'why. Once that is mended, the same command resumes from there'
         )
 
 
@@ -199,16 +201,10 @@ def _spell(seconds: float) -> str:
     return f'{minutes} min {seconds} s' if minutes else f'{seconds} s'
 
 
-def _judge(figures: dict[str, float], goal: float) -> None:
-    text = ' and '.join(f'{name} {value:.3f}' for name, value in figures.items())
-    if min(figures.values()) < goal:
-        sys.exit(f'demo: {text}: below the goal of {goal:.2f}')
-    print(f'{text}: the goal of {goal:.2f} is reached')
-
-
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Draws shapes, trains LIT on them, evaluates, draws the results.',
+        'demo.py',
+        description='Draw shapes, train LIT on them, evaluate, draw the results.',
     )
     parser.add_argument('config', nargs='?', type=Path, default=CONFIG)
     parser.add_argument(
@@ -234,7 +230,3 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         args.out = OUTPUTS / 'demo' / 'output' / (args.config.stem + suffix)
     args.out = args.out.expanduser().resolve()
     return args
-
-
-if __name__ == '__main__':
-    main()

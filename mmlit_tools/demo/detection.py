@@ -1,4 +1,4 @@
-"""The demo's detection: boxes and masks of objects, read from results and drawn."""
+"""Read and draw boxes and masks for the demo of detection."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Instances:
     scores: np.ndarray | None = None  # (n,), where they were predicted
 
     def draw(self, axis: Axes) -> None:
-        """Draws the objects over their image."""
+        """Draw the objects over their image."""
         for index, (box, label) in enumerate(zip(self.boxes, self.labels)):
             colour = COLOURS[label % len(COLOURS)]
             draw_mask(axis, self.masks[index], colour)
@@ -55,12 +55,12 @@ class Instances:
 
 
 def read(data: Path, results: Path, count: int) -> list[Comparison]:
-    """Reads images with their objects.
+    """Read images with their objects.
 
     Args:
-        data: folder of the shapes dataset.
-        results: pickle that `tools/test.py --out` wrote.
-        count: how many images.
+        data: Folder of the shapes dataset.
+        results: Pickle that `tools/test.py --out` wrote.
+        count: Number of images.
     """
     coco = COCO(str(data / 'annotations' / 'val.json'))
     comparisons = []

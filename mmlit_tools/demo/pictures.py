@@ -1,4 +1,4 @@
-"""The demo's pictures: predictions beside the ground truth, and the learning curve."""
+"""Draw predictions beside the ground truth, and the learning curve."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Drawable(Protocol):
     """Something that can be drawn over an image."""
 
     def draw(self, axis: Axes) -> None:
-        """Draws it on axes in which a pixel's coordinates are its column and row."""
+        """Draw it on axes in which a pixel's coordinates are its column and row."""
 
 
 @dataclass
 class Comparison:
-    """An image (H, W, 3) in RGB order, what is in it and what was found in it."""
+    """An image (H, W, 3) in RGB order, its ground truth and its prediction."""
 
     image: np.ndarray
     truth: Drawable
@@ -37,13 +37,13 @@ class Comparison:
 
 
 def pick_evenly(entries: Sequence, count: int) -> list:
-    """Up to `count` entries at even distances, the first and the last among them."""
+    """Pick up to `count` entries at even distances, the first and the last included."""
     picked = np.linspace(0, len(entries) - 1, min(count, len(entries))).astype(int)
     return [entries[index] for index in picked]
 
 
 def read_image(path: Path, mode: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
-    """Reads an image, in RGB order or as another `mode` of OpenCV says."""
+    """Read an image, in RGB order or by another `mode` of OpenCV."""
     image = cv2.imread(str(path), mode)
     if image is None:
         raise OSError(f'could not read the image {path}')
@@ -51,7 +51,7 @@ def read_image(path: Path, mode: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
 
 
 def draw_comparisons(comparisons: Sequence[Comparison], title: str, path: Path) -> None:
-    """Draws two images a row, each with its ground truth left, the prediction right."""
+    """Draw two images a row, each with its ground truth left, the prediction right."""
     rows = -(-len(comparisons) // 2)
     figure = Figure(figsize=(13, 3.25 * rows + 0.9), layout='constrained')
     axes = figure.subplots(rows, 4, squeeze=False)
@@ -73,7 +73,7 @@ def draw_comparisons(comparisons: Sequence[Comparison], title: str, path: Path) 
 
 
 def draw_mask(axis: Axes, mask: np.ndarray, colour: str) -> None:
-    """Tints a mask (H, W) and draws its outline."""
+    """Tint a mask (H, W) and draw its outline."""
     tint = np.zeros((*mask.shape, 4))
     tint[mask] = (*to_rgb(colour), 0.45)
     axis.imshow(tint)
@@ -89,7 +89,7 @@ def draw_mask(axis: Axes, mask: np.ndarray, colour: str) -> None:
 
 
 def draw_tag(axis: Axes, at: np.ndarray, text: str, colour: str, **align: str) -> None:
-    """Writes a text on a coloured ground, at (x, y) in pixels."""
+    """Write a text on a coloured ground, at (x, y) in pixels."""
     axis.text(
         *at,
         text,
@@ -103,7 +103,7 @@ def draw_tag(axis: Axes, at: np.ndarray, text: str, colour: str, **align: str) -
 def draw_history(
     history: History, axis_name: str, goal: float, title: str, path: Path
 ) -> None:
-    """Draws the training loss, and the figures of each evaluation, over the epochs."""
+    """Draw the training loss, and the figures of each evaluation, over the epochs."""
     figure = Figure(figsize=(12, 4.5), layout='constrained')
     left, right = figure.subplots(1, 2, sharex=True)
     epochs, losses = np.array(history.loss, float).reshape(-1, 2).T
@@ -126,7 +126,7 @@ def draw_history(
 
 
 def smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
-    """The mean over up to `width` neighbours, fewer towards the ends."""
+    """Return the mean over up to `width` neighbours, fewer towards the ends."""
     if not len(values):
         return values
     padded = np.convolve(values, np.ones(width), mode='full')

@@ -1,4 +1,4 @@
-"""What a training or test run of mmengine left in its work directory, read back.
+"""Read what a training or test run of mmengine left in its work directory.
 
 Only the machine-readable files are read (`scalars.json`, the metrics' json, the name
 of the last checkpoint), never the text log.
@@ -18,36 +18,35 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmlit import read_checkpoint
+from mmlit.errors import UserError
+
 try:
     import fcntl
 except ImportError:  # Windows: two demos at once are not told apart.
     fcntl = None
 
-# The demo's own note in a work directory: what config the run there has.
+# The demo's own note in a work directory: the fingerprint of its config.
 NOTE = 'demo.json'
-
-
-class DemoError(Exception):
-    """Something the user can mend; its text says what."""
 
 
 @dataclass
 class History:
-    """The course of a training run: (epoch, value) pairs in the order of epochs."""
+    """Curves of a training run: (epoch, value) pairs in the order of epochs."""
 
     loss: list[tuple[float, float]] = field(default_factory=list)
-    # By the name of what was measured.
+    # By the name of the metric.
     figures: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
 
 def read_history(
     work_dir: Path, figures: Callable[[dict[str, float]], dict[str, float]]
 ) -> History:
-    """Reads the scalars of a run that may have been stopped and resumed.
+    """Read the scalars of a run that may have been stopped and resumed.
 
     Args:
-        work_dir: work directory of the run.
-        figures: what to take from the record of an evaluation, by name.
+        work_dir: Work directory of the run.
+        figures: Picks the figures of an evaluation's record, by name.
     """
     losses, metrics = {}, {}
     # Each start writes a folder named after its time: a resumed run's later records
@@ -84,10 +83,10 @@ def _records(path: Path) -> list[dict]:
 
 
 def read_metrics(work_dir: Path) -> dict[str, float]:
-    """The metrics of the latest test run in a work directory."""
+    """Read the metrics of the latest test run in a work directory."""
     paths = sorted(p for p in work_dir.glob('*/*.json') if p.stem == p.parent.name)
     if not paths:
-        raise DemoError(
+        raise UserError(
             f'{work_dir} holds no metrics (<time>/<time>.json): the test run that '
             'should have written them did not end well'
         )
@@ -95,11 +94,10 @@ def read_metrics(work_dir: Path) -> dict[str, float]:
 
 
 def last_checkpoint(work_dir: Path) -> tuple[Path, int] | None:
-    """The last checkpoint that was written whole, and its epochs; None without one.
+    """Return the last checkpoint that was written whole, and its epochs, or None.
 
     mmengine notes a checkpoint's name once it is written, so a file cut short by a kill
-    is never taken. The note holds a full path: only its name is used, for the folder
-    may have been moved.
+    is never taken. Only the name in the note is used: the folder may have been moved.
     """
     try:
         noted = (work_dir / 'last_checkpoint').read_text().strip()
@@ -107,8 +105,6 @@ def last_checkpoint(work_dir: Path) -> tuple[Path, int] | None:
         return None
     path = work_dir / Path(noted).name
     if path.name == 'interrupted.pth' and path.is_file():  # after a SIGTERM
-        from mmlit import read_checkpoint  # takes seconds to import
-
         return path, read_checkpoint(path)['meta']['epoch']
     kind, _, number = path.stem.partition('_')
     if not path.is_file() or kind != 'epoch' or not number.isdecimal():
@@ -117,7 +113,7 @@ def last_checkpoint(work_dir: Path) -> tuple[Path, int] | None:
 
 
 def plan_training(work_dir: Path, wanted: str, epochs: int) -> tuple[str, Path | None]:
-    """Decides how to go on in a work directory that an earlier run may have left.
+    """Decide how to go on in a work directory that an earlier run may have left.
 
     Returns:
         'start', 'resume', 'finished' or 'changed' (the earlier run had another config),
@@ -133,13 +129,13 @@ def plan_training(work_dir: Path, wanted: str, epochs: int) -> tuple[str, Path |
 
 
 def fingerprint(config: Config, epochs: int, root: Path) -> str:
-    """Tells configs apart; the same wherever the repository at `root` lies."""
+    """Return a hash of a config, the same wherever the repository at `root` lies."""
     text = json.dumps([config.to_dict(), epochs], sort_keys=True, default=str)
     return hashlib.sha256(text.replace(str(root), '').encode()).hexdigest()
 
 
 def note_config(work_dir: Path, config_fingerprint: str) -> None:
-    """Notes which config is trained in a work directory."""
+    """Note which config is trained in a work directory."""
     work_dir.mkdir(parents=True, exist_ok=True)
     (work_dir / NOTE).write_text(json.dumps({'config': config_fingerprint}))
 
@@ -152,11 +148,11 @@ def _noted_config(work_dir: Path) -> str | None:
 
 
 def remove_run(work_dir: Path) -> None:
-    """Removes a work directory, if it is the demo's."""
+    """Remove a work directory, if it is the demo's."""
     if not work_dir.exists():
         return
     if any(work_dir.iterdir()) and not (work_dir / NOTE).exists():
-        raise DemoError(
+        raise UserError(
             f'{work_dir} holds something that the demo did not write (no {NOTE}), so '
             'it is not emptied; give another --out'
         )
@@ -165,7 +161,7 @@ def remove_run(work_dir: Path) -> None:
 
 @contextlib.contextmanager
 def one_demo_in(folder: Path) -> Iterator[None]:
-    """Lets one demo at a time work in a folder; a killed one lets go of it."""
+    """Let one demo at a time work in a folder; a kill frees the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(f'.{folder.name}.lock'), 'w') as lock:
         if fcntl is not None:
@@ -173,5 +169,5 @@ def one_demo_in(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise DemoError(f'another demo is running in {folder}') from None
+                raise UserError(f'another demo is running in {folder}') from None
         yield

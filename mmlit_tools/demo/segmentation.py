@@ -1,4 +1,4 @@
-"""The demo's segmentation: maps of what each pixel shows, read and drawn."""
+"""Read and draw label maps for the demo of segmentation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmlit_tools.demo.pictures import (
 from mmlit_tools.demo.task import Task
 from mmlit_tools.shapes.drawing import CATEGORIES
 
-# Regions below this part of an image get no name written on them.
+# Regions below this share of an image get no name.
 MIN_NAMED = 0.005
 
 
@@ -31,7 +31,7 @@ class LabelMap:
     labels: np.ndarray  # (H, W): 0 is the background, 1 and up are `CATEGORIES`
 
     def draw(self, axis: Axes) -> None:
-        """Draws everything but the background over the image."""
+        """Draw everything but the background over the image."""
         for index, name in enumerate(CATEGORIES):
             mask = self.labels == index + 1
             if not mask.any():
@@ -49,12 +49,12 @@ class LabelMap:
 
 
 def read(data: Path, results: Path, count: int) -> list[Comparison]:
-    """Reads images with their label maps.
+    """Read images with their label maps.
 
     Args:
-        data: folder of the shapes dataset.
-        results: folder of the label maps that `tools/test.py --out` wrote.
-        count: how many images.
+        data: Folder of the shapes dataset.
+        results: Folder of the label maps that `tools/test.py --out` wrote.
+        count: Number of images.
     """
     comparisons = []
     for mask in pick_evenly(sorted((data / 'masks' / 'val').glob('*.png')), count):
@@ -79,6 +79,6 @@ SEGMENTATION = Task(
     results='label_maps',
     test_options=(),
     read=read,
-    # mmseg prints a table of the classes itself, and hands on the mean alone.
+    # mmseg prints a table of the classes itself, and returns the mean alone.
     categories={},
 )

@@ -1,4 +1,4 @@
-"""What the demo has to know of a kind of task; everything else is the same for all."""
+"""Define what differs between the tasks of the demo."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from mmlit_tools.demo.pictures import Comparison
 class Task:
     """A kind of task: detection or segmentation."""
 
-    # The figures to go by: name -> key in the records that mmengine writes.
+    # The figures that have to reach the goal: name -> key in mmengine's records.
     keys: dict[str, str]
-    # What a perfect figure is in those records: 1 or 100.
+    # A perfect figure in those records: 1 or 100.
     perfect: float
-    # What is drawn over the epochs, for the axis of the plot.
+    # Label of the axis of the plot of figures.
     axis: str
-    # What every figure should reach, from 0 to 1.
+    # The goal of each figure, from 0 to 1.
     goal: float
-    # How long its config trains, for people who wait.
+    # How long its config trains, in words.
     duration: str
-    # What `tools/test.py --out` writes, by its name, and further settings for it.
+    # Name of what `tools/test.py --out` writes, and further settings for it.
     results: str
     test_options: tuple[str, ...]
-    # (folder of the data, what --out wrote, how many) -> images spread evenly over the
-    # test run, which means not chosen for how well the model did on them.
+    # (folder of the data, result of --out, number) -> images spread evenly over the
+    # test run, so that they are not chosen for how well the model did on them.
     read: Callable[[Path, Path, int], list[Comparison]]
     # Keys of further figures to print, one a category: name -> key.
     categories: dict[str, str]
 
     def figures(self, record: dict[str, float]) -> dict[str, float]:
-        """The figures in a record, from 0 to 1.
+        """Return the figures of a record, from 0 to 1.
 
-        A model that finds nothing at all may have none in its record: that is 0.
+        A model that finds nothing at all may lack one: that is 0.
         """
         return {
             name: record.get(k, 0.0) / self.perfect for name, k in self.keys.items()

@@ -10,15 +10,18 @@ decides what the images hold.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from mmlit.errors import UserError
+from mmlit_tools.cli import command
 from mmlit_tools.shapes.dataset import DEFAULT_OUT, ensure_shapes, make_shapes
 
 
+@command('make_shapes.py')
 def main(arguments: list[str] | None = None) -> None:
     """Draw the dataset that the command line asks for."""
     parser = argparse.ArgumentParser(
+        'make_shapes.py',
         description='Draw a small dataset for detection and segmentation.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -35,4 +38,4 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         print(f'The dataset is at {make(**args)}')
     except (ValueError, OSError) as error:
-        sys.exit(f'make_shapes: {error}')
+        raise UserError(error) from error
