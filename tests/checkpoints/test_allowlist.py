@@ -51,15 +51,6 @@ def allowed(cleared):
     allow_mmengine_checkpoints()
 
 
-def edit_pickle(source, target, edit):
-    """Copy a checkpoint with its pickle passed through `edit`."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, 'w') as new:
-        for item in old.infolist():
-            data = old.read(item)
-            new.writestr(item, edit(data) if 'data.pkl' in item.filename else data)
-    return target
-
-
 @since_2_6
 def test_resuming_continues(trained, tmp_path, allowed, capfd):
     shutil.copy(trained / 'epoch_1.pth', tmp_path)
@@ -72,26 +63,21 @@ def test_resuming_continues(trained, tmp_path, allowed, capfd):
     assert 'Epoch(train) [2][2/2]' in said and 'Epoch(train) [1]' not in said
     # What onedl-mmengine logs before it reads a file once more, without restriction.
     assert 'Falling back' not in said
-    resumed, straight = (
-        torch.load(d / 'epoch_2.pth', weights_only=False) for d in (tmp_path, trained)
-    )
-    for key, value in straight['state_dict'].items():
-        assert torch.isfinite(value).all()
-        assert resumed['state_dict'][key].shape == value.shape
 
 
 @since_2_6
 @pytest.mark.parametrize('module', [b'numpy.core', b'numpy._core'])
 def test_every_value_arrives_under_both_numpy_names(trained, tmp_path, allowed, module):
     """numpy 1 writes `numpy.core.multiarray`, numpy 2 `numpy._core.multiarray`."""
-
-    def rename(data):
-        data, count = re.subn(rb'numpy\._?core(?=\.multiarray\n)', module, data)
-        assert count == 2  # _reconstruct and scalar
-        return data
-
-    source = trained / 'epoch_2.pth'
-    file = edit_pickle(source, tmp_path / 'renamed.pth', rename)
+    source, file = trained / 'epoch_2.pth', tmp_path / 'renamed.pth'
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(file, 'w') as new:
+        for item in old.infolist():
+            data = old.read(item)
+            if item.filename.endswith('data.pkl'):
+                name = rb'numpy\._?core(?=\.multiarray\n)'
+                data, count = re.subn(name, module, data)
+                assert count == 2  # _reconstruct and scalar
+            new.writestr(item, data)
     safe = torch.load(file, weights_only=True)
     assert equal(safe, torch.load(source, weights_only=False))
     # The training wrote what this module claims to serve.
@@ -110,20 +96,6 @@ def test_every_value_arrives_under_both_numpy_names(trained, tmp_path, allowed, 
     torch.save(safe, tmp_path / 'again.pth')
     again = torch.load(tmp_path / 'again.pth', weights_only=True)
     assert equal(again, torch.load(source, weights_only=False))
-
-
-@since_2_6
-def test_tensors_from_a_gpu(trained, tmp_path, allowed):
-    """EMA weights are saved where they were: with the location `cuda:0`."""
-
-    def move(data):
-        assert data.count(text('cpu')) == 1
-        return data.replace(text('cpu'), text('cuda:0'))
-
-    source = trained / 'epoch_2.pth'
-    file = edit_pickle(source, tmp_path / 'gpu.pth', move)
-    safe = torch.load(file, map_location='cpu', weights_only=True)
-    assert equal(safe, torch.load(source, weights_only=False))
 
 
 @since_2_6
