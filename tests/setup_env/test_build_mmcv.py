@@ -137,6 +137,14 @@ def test_a_compiler_that_refuses_the_header_builds_without(build):
     build.check()
 
 
+def test_a_torch_that_is_written_in_a_newer_language_gets_it(build):
+    types = build.folder / 'include' / 'torch' / 'types.h'
+    types.write_text(f'{types.read_text()}consteval int newer() {{ return 1; }}\n')
+    output, status = build.run()
+    assert status == 0 and 'going on without' not in output, output
+    build.check()
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize('at', ['c++-header', 'two.o'])
 def test_an_interrupted_build_goes_on(build, number, at):

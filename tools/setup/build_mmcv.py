@@ -79,9 +79,11 @@ def run(command, **options):
 
 
 def failure(command, **options) -> str:
-    """Run `command`; return the last line it printed if it failed, else ''."""
+    """Run `command`; return the line that says why it failed, or '' if it did not."""
     status, output = run(command, **options)
-    return (output.splitlines() or [f'status {status}'])[-1] if status else ''
+    lines = output.splitlines() or [f'status {status}']
+    errors = [line for line in lines if ' error: ' in line] or lines[-1:]
+    return errors[0] if status else ''
 
 
 def explain(what: str, output: str) -> Stop:
@@ -142,15 +144,19 @@ def add_header(header: Path) -> None:
     text = file.read_text(encoding='utf-8')
     flags = dict(re.findall(r'^(\w+) *= *(.*)$', text, re.M))
     command = ' '.join(flags[name] for name in ('cxx', 'cflags', 'post_cflags'))
-    # As ninja reads it.
-    refused = compile_header(header, re.sub(r'\$(.)', r'\1', command) + ' -g0')
+    command = re.sub(r'\$(.)', r'\1', command)  # As ninja reads it.
+    extra = ' -g0'
+    refused = compile_header(header, command + extra)
+    if refused and not compile_header(header, f'{command}{extra} -std=c++20'):
+        # torch 2.14 is written in C++20, and mmcv asks for C++17.
+        refused, extra = '', f'{extra} -std=c++20'
     if refused:
         say(f'going on without that, which takes longer: {refused}')
     else:
         include = f'cflags = -include {shlex.quote(str(header))} '.replace('$', '$$')
         text = re.sub('^cflags *=', lambda found: include, text, flags=re.M)
     # nvcc's files have flags of their own.
-    text = re.sub('^post_cflags *=.*', r'\g<0> -g0', text, flags=re.M)
+    text = re.sub('^post_cflags *=.*', rf'\g<0>{extra}', text, flags=re.M)
     file.write_text(text, encoding='utf-8')
     say('compiling the files')
 
