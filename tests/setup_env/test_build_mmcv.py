@@ -133,7 +133,7 @@ def test_a_compiler_that_refuses_the_header_builds_without(build):
     build.use_compiler('c++-header', 'echo "unknown language"; exit 1')
     output, status = build.run()
     assert status == 0, output
-    assert 'going on without that, which takes longer: unknown language' in output
+    assert re.search('going on without that, .*longer: .*unknown language', output)
     build.check()
 
 
@@ -236,7 +236,7 @@ def test_a_failure_names_its_cause(line, cure):
 
 def test_a_missing_compiler_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv('CXX', 'missing-c++ -m64')
-    with pytest.raises(build_mmcv.Stop, match=r'missing-c\+\+ was not found.*g\+\+'):
+    with pytest.raises(build_mmcv.Stop, match=r'missing-c\+\+, which was not.*g\+\+'):
         build_mmcv.build_wheel(tmp_path / 'mmcv-2.1.0', 'cpu', 0)
 
 
@@ -259,7 +259,7 @@ def test_sources_are_those_of_the_lock(tmp_path, monkeypatch):
     folder.mkdir()
     lock = REQUIREMENTS / 'mmcv.lock'
     with pytest.raises(build_mmcv.Stop, match='another file than the one that was rel'):
-        build_mmcv.fetch_sources('mmcv', '2.1.0', lock, folder)
+        build_mmcv.fetch_sources('mmcv', '2.1.0', str(lock), folder)
     assert list(folder.iterdir()) == []
     tree = build_mmcv.fetch_sources('mmcv', '2.1.0', None, folder)
     assert (tree / 'setup.py').is_file() and list(folder.iterdir()) == [tree]

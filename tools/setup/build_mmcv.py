@@ -29,8 +29,13 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+PIP = (sys.executable, '-m', 'pip')
 VERSIONS = {'mmcv': '2.1.0', 'onedl-mmcv': '2.3.6'}
 GIGABYTES_PER_JOB = 1.5  # Of memory, for one compiler with torch's headers.
+COMPILER = (
+    'install a C++ compiler (Debian, Ubuntu: sudo apt-get install g++; macOS: '
+    'xcode-select --install), or name yours in CXX'
+)
 # Tried in order against the output of a failed command.
 CAUSES = (
     (r'Killed signal|fatal error: Killed|out of memory|cannot allocate memory',
@@ -52,11 +57,10 @@ CAUSES = (
 )  # fmt: skip
 # Zero offsets make a deformable convolution an ordinary one.
 CHECK = """
-import sys, torch
-from mmcv.ops import DeformConv2d
-conv = DeformConv2d(4, 4, 2, stride=2).to(sys.argv[1])
+import sys, torch, mmcv.ops
+conv = mmcv.ops.DeformConv2d(4, 4, 2, stride=2).to(sys.argv[1])
 image = torch.randn(1, 4, 6, 6, device=sys.argv[1])
-merged = conv(image, torch.zeros(1, 8, 3, 3, device=sys.argv[1]))
+merged = conv(image, image.new_zeros(1, 8, 3, 3))
 plain = torch.nn.functional.conv2d(image, conv.weight, stride=2)
 assert torch.allclose(merged, plain, atol=1e-3), (merged - plain).abs().max()
 """
@@ -71,21 +75,6 @@ def say(text: str) -> None:
     print(f'[mmcv] {text}', flush=True)
 
 
-def run(command, **options):
-    """Run `command` and return its exit status and what it printed."""
-    options = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, **options}
-    done = subprocess.run(command, **options)
-    return done.returncode, done.stdout.decode(errors='replace').strip()
-
-
-def failure(command, **options) -> str:
-    """Run `command`; return the line that says why it failed, or '' if it did not."""
-    status, output = run(command, **options)
-    lines = output.splitlines() or [f'status {status}']
-    errors = [line for line in lines if ' error: ' in line] or lines[-1:]
-    return errors[0] if status else ''
-
-
 def explain(what: str, output: str) -> Stop:
     """Return why `what` failed, as far as the end of its output tells."""
     text = output[-60_000:]
@@ -95,12 +84,23 @@ def explain(what: str, output: str) -> Stop:
     return Stop(f'{what} failed{"".join(causes[:1])}. It said:\n    {shown}')
 
 
-def run_python(what: str, *arguments) -> str:
-    """Return what this Python prints with `arguments`; raise if it fails."""
-    status, output = run([sys.executable, *map(str, arguments)])
-    if status != 0:
-        raise explain(what, output)
+def run(what: str, command, **options) -> str:
+    """Run `command`, which does `what`, and return its output; raise if it fails."""
+    options = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, **options}
+    done = subprocess.run(command, **options)
+    output = done.stdout.decode(errors='replace').strip()
+    if done.returncode != 0:
+        raise explain(what, output or f'status {done.returncode}')
     return output
+
+
+def failure(what: str, command, **options) -> str:
+    """Run `command` and return why it failed, or '' if it did not."""
+    try:
+        run(what, command, **options)
+    except Stop as error:
+        return str(error)
+    return ''
 
 
 def wheel_key(name: str, version: str, torch: str, ops: str) -> str:
@@ -113,12 +113,10 @@ def wheel_key(name: str, version: str, torch: str, ops: str) -> str:
 def count_jobs() -> int:
     """Return how many compilers to run: one a core, as far as the memory goes."""
     jobs = len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count()))(0))
-    memory = [('/proc/meminfo', r'MemAvailable:\s+(\d+)', 2**20)]
-    memory += [('/sys/fs/cgroup/memory.max', r'(\d+)', 2**30)]  # A container's.
-    for file, pattern, unit in memory:
-        with contextlib.suppress(OSError, AttributeError):
-            size = int(re.search(pattern, Path(file).read_text()).group(1)) / unit
-            jobs = min(jobs, int(size / GIGABYTES_PER_JOB))
+    with contextlib.suppress(OSError, AttributeError):
+        text = Path('/proc/meminfo').read_text()
+        free = int(re.search(r'MemAvailable:\s+(\d+)', text).group(1)) / 2**20
+        jobs = min(jobs, int(free / GIGABYTES_PER_JOB))
     return max(1, jobs)
 
 
@@ -128,10 +126,19 @@ def fetch_sources(name: str, version: str, lock, folder: Path) -> Path:
     if not tree.is_dir():
         # In a folder of its own until it is whole; dropped if we are interrupted.
         with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
-            options = '--no-deps --no-binary :all: --no-build-isolation -d'.split()
-            options += [scratch, *(('--require-hashes', '-r', lock) if lock else ())]
-            options += [] if lock else [f'{name}=={version}']
-            run_python(f'fetching {name} {version}', '-m', 'pip', 'download', *options)
+            command = [
+                *PIP,
+                'download',
+                '--no-deps',
+                '--no-binary',
+                ':all:',
+                '-d',
+                scratch,
+            ]
+            command += (
+                ['--require-hashes', '-r', lock] if lock else [f'{name}=={version}']
+            )
+            run(f'fetching {name} {version}', [*command, '--no-build-isolation'])
             (archive,) = Path(scratch).glob('*.tar.gz')
             shutil.unpack_archive(str(archive), scratch)
             os.replace(Path(scratch) / tree.name, tree)
@@ -151,7 +158,7 @@ def add_header(header: Path) -> None:
         # torch 2.14 is written in C++20, and mmcv asks for C++17.
         refused, extra = '', f'{extra} -std=c++20'
     if refused:
-        say(f'going on without that, which takes longer: {refused}')
+        say(f'going on without that, which takes longer: {refused}'.replace('\n', ' '))
     else:
         include = f'cflags = -include {shlex.quote(str(header))} '.replace('$', '$$')
         text = re.sub('^cflags *=', lambda found: include, text, flags=re.M)
@@ -168,14 +175,15 @@ def compile_header(header: Path, command: str) -> str:
         if not header.exists():
             header.write_text('#include <torch/types.h>\n', encoding='utf-8')
         say("compiling torch's headers once for all files, about half a minute")
-        refused = failure(f'{command} -x c++-header {name} -o {name}.part', shell=True)
+        make = f'{command} -x c++-header {name} -o {name}.part'
+        refused = failure('that', make, shell=True)
         if refused:
             return refused
         # One that is newer than before would make all objects out of date.
         os.utime(part, (header.stat().st_mtime,) * 2)
         os.replace(part, built)
-    strict = '-Winvalid-pch -Werror=invalid-pch -fsyntax-only'
-    return failure(f'{command} -include {name} {strict} -x c++ /dev/null', shell=True)
+    use = f'{command} -include {name} -Winvalid-pch -Werror=invalid-pch -fsyntax-only'
+    return failure('using them', f'{use} -x c++ /dev/null', shell=True)
 
 
 def follow(lines) -> str:
@@ -209,20 +217,15 @@ def build_wheel(tree: Path, ops: str, lock: int) -> Path:
     `lock` is a file descriptor that all compilers inherit.
     """
     path = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
-    compiler, ninja = os.environ.get('CXX', 'c++').split()[0], 'ninja'
-    if shutil.which(compiler, path=path) is None:
-        raise Stop(
-            f'mmcv needs a C++ compiler, and {compiler} was not found: install one '
-            '(Debian, Ubuntu: sudo apt-get install g++; macOS: xcode-select --install)'
-            ', or name yours in CXX'
-        )
-    if shutil.which(ninja, path=path) is None:
-        raise Stop('ninja is missing: pip install ninja')
+    compiler = os.environ.get('CXX', 'c++').split()[0]
+    for tool, remedy in ((compiler, COMPILER), ('ninja', 'pip install ninja')):
+        if shutil.which(tool, path=path) is None:
+            raise Stop(f'mmcv needs {tool}, which was not found: {remedy}')
     header, dist, script = (tree.with_name(name) for name in ('pch.h', 'dist', 'ninja'))
     shutil.rmtree(str(dist), ignore_errors=True)
     ours = [sys.executable, os.path.abspath(__file__), '--add-header', str(header)]
     ours = ' '.join(map(shlex.quote, ours))
-    ninja = shlex.quote(shutil.which(ninja, path=path))
+    ninja = shlex.quote(shutil.which('ninja', path=path))
     script.write_text(
         f'#!/bin/sh\n[ "$1" = --version ] || {ours} || exit\nexec {ninja} "$@"\n'
     )
@@ -258,13 +261,13 @@ def build_wheel(tree: Path, ops: str, lock: int) -> Path:
 def check_ops(ops: str) -> str:
     """Run one of mmcv's ops in this environment; return what is wrong, or ''."""
     device = 'cpu' if ops == 'cpu' else 'cuda'
-    return failure([sys.executable, '-c', CHECK, device])
+    return failure('one of its ops', [sys.executable, '-c', CHECK, device])
 
 
 def install(wheel: Path, ops: str) -> str:
     """Install `wheel` and return what is wrong with its ops, or ''."""
-    options = ('-m', 'pip', 'install', '--no-deps', '--force-reinstall')
-    run_python(f'installing {wheel.name}', *options, wheel)
+    command = [*PIP, 'install', '--no-deps', '--force-reinstall', str(wheel)]
+    run(f'installing {wheel.name}', command)
     return check_ops(ops)
 
 
@@ -288,7 +291,7 @@ def provide(name: str, version: str, ops: str, torch: str, hashes) -> None:
             wheel = build_wheel(tree, ops, lock.fileno())
             wrong = install(wheel, ops)
             if wrong:
-                raise Stop(f'mmcv was built, but its ops do not work: {wrong}')
+                raise Stop(f'mmcv was built, but {wrong}')
             wheels.mkdir(parents=True, exist_ok=True)
             os.replace(str(wheel), str(wheels / wheel.name))
         shutil.rmtree(str(folder), ignore_errors=True)
@@ -301,9 +304,7 @@ def main() -> None:
     parser.add_argument('--name', choices=list(VERSIONS), default='mmcv')
     parser.add_argument('--version', help='default: the tested one')
     parser.add_argument('--lock', help="pip's name==version and hash of the sources")
-    parser.add_argument(
-        '--cuda', action='store_true', help='CUDA ops, if nvcc is there'
-    )
+    parser.add_argument('--cuda', action='store_true', help='CUDA ops, by nvcc')
     parser.add_argument('--add-header', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.add_header:
@@ -313,7 +314,7 @@ def main() -> None:
         pin = re.search(r'^([\w-]+)==([\w.]+)', Path(args.lock).read_text(), re.M)
         name, version = pin.groups()
     code = "import torch; print(torch.__version__, torch.version.cuda or '')"
-    output = run_python('importing torch', '-W', 'ignore', '-c', code)
+    output = run('importing torch', [sys.executable, '-W', 'ignore', '-c', code])
     torch, _, cuda = output.splitlines()[-1].partition(' ')
     home = os.environ.get('CUDA_HOME', '/usr/local/cuda')
     nvcc = shutil.which('nvcc', path=f'{home}/bin:{os.environ["PATH"]}')
