@@ -1,4 +1,4 @@
-"""Parts of the commands in `tools/`, importable.
+"""Provide the parts of the commands in `tools/`, importable.
 
 Here: options, configs, models, data checks, pictures, reports. mmdet, mmseg and other
 heavy packages are imported where they are used, so that `--help` is quick. Not here:

@@ -30,8 +30,8 @@ SIZE = (WIDTH, HEIGHT)
 RESIZED_AWAY = {'line', 'lying-line', 'strip', 'lying-strip'}
 
 
-def train(base, text, cwd, *options):
-    """Status, output and losses of tools/train.py on a config made of `base`."""
+def train(base, text, cwd):
+    """Return status, output and losses of tools/train.py on a config made of `base`."""
     config = cwd / 'config.py'
     arch = dict(MICRO, _delete_=True)
     channels = list(MICRO['embed_dims'])
@@ -43,7 +43,7 @@ model = dict(
 """
     config.write_text(start + text)
     done = subprocess.run(
-        [sys.executable, '-W', 'ignore', ROOT / 'tools/train.py', config, *options],
+        [sys.executable, '-W', 'ignore', ROOT / 'tools/train.py', config],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -54,15 +54,15 @@ model = dict(
     return done.returncode, done.stdout, losses
 
 
-def left_out(output, ending='jpg'):
-    """Names of the images that the log says are left out."""
+def left_out(output):
+    """Return the names of the images that the log says are left out."""
     lines = [line for line in output.splitlines() if 'Left out of training' in line]
     assert all(' fails: ' in line for line in lines)
     return {re.search(r'images/([\w-]+)\.jpg', line)[1] for line in lines}
 
 
 def bad_content(names, sizes):
-    """Annotations that teach nothing, or cannot be meant, one kind an image."""
+    """Return annotations that teach nothing or are impossible, one kind an image."""
     content = coco_of({name: sizes.get(name, SIZE) for name in names})
     of = {Path(i['file_name']).stem: i['id'] for i in content['images']}
     annotations = {a['image_id']: a for a in content['annotations']}
@@ -122,7 +122,6 @@ default_hooks = dict(logger=dict(interval=1))
 
 
 def test_segmentation(tmp_path):
-    """And `--check-val` names broken validation data before the first iteration."""
     pytest.importorskip('mmseg', reason='trains a segmentor of mmseg')
     labels = 'ignored-mask small-mask torn-mask odd-ids'.split()
     # Sound ones among them, of which a random one takes the place of a broken one: ten
@@ -152,7 +151,7 @@ train_cfg = dict(max_epochs=1)
 default_hooks = dict(logger=dict(interval=1))
 """
     base = 'segmentation/lit-ti_fpn_fpnhead_shapes.py'
-    status, output, losses = train(base, text, tmp_path, '--check-val')
+    status, output, losses = train(base, text, tmp_path)
     assert status == 0, output[-5000:]
     assert left_out(output) == {
         *(*BROKEN, *RESIZED_AWAY, 'one-pixel', 'small-mask', 'torn-mask', 'odd-ids')

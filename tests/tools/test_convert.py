@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -83,20 +84,15 @@ def test_there_and_back(convert, family, kind):
     container = 'model' if kind == 'imagenet' else 'state_dict'
     assert set(back) == {'meta', container}
     lost = [key for key in official[container] if key not in back[container]]
-    dropped = ('head.', 'norm.', 'cls_token')
-    assert all(
-        key.startswith(dropped) or key.endswith('relative_position_index')
-        for key in lost
-    )
-    assert bool(lost) == (kind == 'imagenet')
+    dropped = re.compile(r'(head|norm)\.|cls_token|.*relative_position_index$')
+    assert all(map(dropped.match, lost)) and bool(lost) == (kind == 'imagenet')
     for key, value in back[container].items():
         if key.endswith('dconv.bias'):
             assert not value.any(), key
         elif key.endswith('running_mean'):
-            bias = official[container][
-                key.replace('norm_layer.running_mean', 'dconv.bias')
-            ]
-            assert torch.equal(value, official[container][key] - bias), key
+            bias = key.replace('norm_layer.running_mean', 'dconv.bias')
+            folded = official[container][key] - official[container][bias]
+            assert torch.equal(value, folded), key
         elif key.endswith('pos_embed4'):
             assert torch.equal(value[:, 1:], official[container][key][:, 1:])
             assert not value[:, 0].any()
@@ -231,12 +227,11 @@ def test_wrong_arguments(tmp_path, monkeypatch, capsys):
         (['lit_ti.pth', 'there.pth'], 'DST there.pth exists; --force replaces it'),
         (
             ['lit_ti.pth', 'new.pth', '--img-size', 512],
-            'lit_ti.pth cannot be converted: --img-size has no effect: there are no '
-            'relative position tables',
+            '--img-size has no effect: there',
         ),
         (
             ['lit_ti.pth', 'new.pth', '--to-official'],
-            "the state dict is in the authors' absolute layout already",
+            'absolute layout already',
         ),
     ):
         assert message in stopped(main, *arguments), arguments
@@ -265,21 +260,13 @@ def test_wrong_files(tmp_path, monkeypatch):
     state = official_state(ABSOLUTE_MICRO, 'imagenet')
     unknown = {**state, 'block1.0.mlp.fc3.weight': torch.ones(1)}
     ours = {'state_dict': {'stages.0.patch_embed.proj.weight': torch.ones(1)}}
+    resnet = {'conv1.weight': torch.ones(1)}
     for saved, message in (
-        (
-            {'epoch': 3},
-            'it holds no weights: neither state_dict nor model is among its',
-        ),
-        (
-            {'model': {'conv1.weight': torch.ones(1)}},
-            'no backbone of the authors among',
-        ),
+        ({'epoch': 3}, 'it holds no weights: neither state_dict nor model is among'),
+        ({'model': resnet}, 'no backbone of the authors among'),
         ({'model': unknown}, 'block1.0.mlp.fc3.weight'),
         (ours, "the weights are in mmlit's layout already; --img-size resizes"),
-        (
-            {'model': state, 'args': Evil()},
-            'wrong.pth is refused: it asks for posix.sy',
-        ),
+        ({'model': state, 'args': Evil()}, 'wrong.pth is refused: it asks for posix.'),
         ([1], 'wrong.pth holds a list and no checkpoint'),
     ):
         torch.save(saved, 'wrong.pth')

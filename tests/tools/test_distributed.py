@@ -78,33 +78,27 @@ def test_an_unknown_wrapper():
 # --- the config -------------------------------------------------------------------
 
 
+DDP = dict(type='MMDistributedDataParallel', device_ids=None)
+DEFAULT = dict(DDP, broadcast_buffers=False, find_unused_parameters=False)
+FSDP = dict(type='MMFullyShardedDataParallel')
+
+
 @pytest.mark.parametrize(
     ('theirs', 'expected'),
     [
-        # What mmengine would have taken.
-        ({}, dict(broadcast_buffers=False, find_unused_parameters=False)),
-        (
-            dict(find_unused_parameters=True),
-            dict(broadcast_buffers=False, find_unused_parameters=True),
-        ),
+        ({}, DEFAULT),  # mmengine's own
+        (dict(find_unused_parameters=True), dict(DEFAULT, find_unused_parameters=True)),
         (
             dict(model_wrapper_cfg=dict(static_graph=True)),
-            dict(static_graph=True),
+            dict(DDP, static_graph=True),
         ),
+        (dict(model_wrapper_cfg=FSDP), FSDP),
     ],
 )
 def test_the_wrapper_gets_no_device(theirs, expected):
     config = Config(theirs)
     distributed._wrap_without_devices(config)
-    expected = dict(expected, type='MMDistributedDataParallel', device_ids=None)
     assert config.model_wrapper_cfg == expected
-
-
-def test_a_wrapper_that_knows_no_devices():
-    wrapper = dict(type='MMFullyShardedDataParallel')
-    config = Config(dict(model_wrapper_cfg=wrapper))
-    distributed._wrap_without_devices(config)
-    assert config.model_wrapper_cfg == wrapper
 
 
 def test_the_place_that_mpirun_gives(monkeypatch):
@@ -163,17 +157,16 @@ def test_without_a_gpu(tmp_path):
         OMP_NUM_THREADS='1',
     )
     environment.pop('MASTER_ADDR', None)
-    running = []
-    for rank in '01':
-        running.append(
-            subprocess.Popen(
-                [sys.executable, '-c', PROGRAM, 'slurm', rank, *work_dirs],
-                env=dict(environment, SLURM_PROCID=rank, SLURM_LOCALID=rank),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+    running = [
+        subprocess.Popen(
+            [sys.executable, '-c', PROGRAM, 'slurm', rank, *work_dirs],
+            env=dict(environment, SLURM_PROCID=rank, SLURM_LOCALID=rank),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        for rank in '01'
+    ]
     for process in running:
         out, error = process.communicate(timeout=300)
         assert 'total 3 gloo' in out and 'same start' in out, error

@@ -83,28 +83,20 @@ def largest_offset(model, image):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('shape', [(1, 3, 101, 64), (3, 3, 128, 96)])
-def test_retinanet_at_any_size(retinanet, shape):
-    file, model, _ = retinanet
-    image = torch.randn(shape)
-    with torch.no_grad():
-        wanted = in_row(model(image, mode='tensor'))
-        # Offsets that move samples by tokens: without them DTM were a convolution.
-        assert largest_offset(model, image) > 1
-    found = run_file(file, image)
-    assert list(found) == HEADS
-    assert worst_difference(found.values(), wanted) <= TOLERANCE
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('shape', [(1, 3, 101, 64), (3, 3, 128, 96)])
-def test_semantic_fpn_at_any_size(semantic_fpn, shape):
-    file, model = semantic_fpn
+@pytest.mark.parametrize(
+    ('name', 'outputs'), [('retinanet', HEADS), ('semantic_fpn', ['logits'])]
+)
+def test_a_model_at_any_size(name, outputs, shape, request):
+    file, model, *_ = request.getfixturevalue(name)
     image = torch.randn(shape)
     with torch.no_grad():
         wanted = model(image, mode='tensor')
+        # Offsets that move samples by tokens: without them DTM were a convolution.
+        assert largest_offset(model, image) > 1
     found = run_file(file, image)
-    assert list(found) == ['logits']
-    assert worst_difference(found.values(), [wanted]) <= TOLERANCE
+    assert list(found) == outputs
+    wanted = [wanted] if outputs == ['logits'] else in_row(wanted)
+    assert worst_difference(found.values(), wanted) <= TOLERANCE
 
 
 @pytest.mark.slow
