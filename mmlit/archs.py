@@ -1,6 +1,6 @@
-"""The four published LIT architectures, as numbers (paper, section 3 and table 1).
+"""Define the four published LIT architectures (paper, section 3 and table 1).
 
-No torch in here: configs, converters and documentation can read this table cheaply.
+Without torch: configs, converters and documentation can read this table cheaply.
 """
 
 from dataclasses import dataclass, fields
@@ -25,7 +25,7 @@ class Arch:
         num_heads: Attention heads of each stage (read in attention stages only).
         mlp_ratios: Hidden width of each stage's MLPs over its channels.
         pos_embed: ``'relative'`` (a bias table per attention block) or
-            ``'absolute'`` (an embedding added where tokens enter a stage).
+            ``'absolute'`` (an embedding added to the tokens of each stage).
         norm_eps: Epsilon of the blocks' and output LayerNorms.
         drop_path_rate: Stochastic depth rate of the last block.
 
@@ -71,7 +71,9 @@ class Arch:
         number = (int, float) if name == 'mlp_ratios' else int
         for entry in value:
             if isinstance(entry, bool) or not isinstance(entry, number):
-                raise TypeError(f'arch {name}={tuple(value)}: {entry!r} is no number')
+                raise TypeError(
+                    f'arch {name}={tuple(value)}: {entry!r} is not a number'
+                )
             if not entry > 0:
                 raise ValueError(f'arch {name}={tuple(value)} must be above 0')
         return tuple(value)
@@ -118,7 +120,7 @@ ARCHS = {
 
 
 def resolve_arch(arch: Union[str, Dict]) -> Arch:
-    """The :class:`Arch` that a name of :data:`ARCHS` or a dict of its fields means.
+    """Return the :class:`Arch` that a name of :data:`ARCHS` or a dict of fields means.
 
     Raises:
         ValueError: Unknown name, or a dict with missing or unknown keys.

@@ -1,4 +1,4 @@
-"""Networks, read from top to bottom: start with `lit.py`.
+"""Build networks; start reading with `lit.py`.
 
 Here: the backbone and the modules that it is made of. Not here: key names of files
 (`weights`), questions about devices, compilers and exporters (`ops`), mmengine's runner

@@ -2,7 +2,7 @@
 
 Neither bias nor scores exist in memory, the table's gradient included. The kernel is
 compiled once, by torch.compile with triton, for all image sizes: the sizes of the map
-enter as tensors only.
+reach it as tensors only.
 """
 
 import functools

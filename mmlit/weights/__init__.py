@@ -1,4 +1,4 @@
-"""State dicts: key names of each family, conversion between layouts, strict loading.
+"""Rename, convert and load state dicts of mmlit and of the authors.
 
 Here: pure functions of state dicts. Not here: files (`checkpoints`).
 """

@@ -1,4 +1,4 @@
-"""The authors' reference numbers, from the full set or from what is in the clone."""
+"""Provide the authors' reference numbers, from the full set or from the clone."""
 
 import json
 from dataclasses import dataclass, field

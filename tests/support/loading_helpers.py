@@ -1,4 +1,4 @@
-"""What the tests of loading share: networks, official weights, comparisons."""
+"""Provide networks, official weights and comparisons for tests of loading."""
 
 from functools import lru_cache
 
@@ -48,7 +48,9 @@ def changed(net, before):
 
 def same(one, other):
     assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+    for key in one:
+        assert one[key].dtype == other[key].dtype, key
+        assert torch.equal(one[key], other[key]), key
 
 
 def empty_lit(arch, **kwargs):

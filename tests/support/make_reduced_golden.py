@@ -1,6 +1,6 @@
 """Cut the authors' reference files down to what fits into a clone.
 
-    python tests/make_reduced_golden.py [GOLDEN] [OUT.npz]
+    python tests/support/make_reduced_golden.py [GOLDEN] [OUT.npz]
 
 Writes a file (under 1 MB) with which `test_parity.py` compares in any clone, from the
 full set (by default ../shared/golden), with which it compares where there is one:

@@ -1,4 +1,4 @@
-"""Official checkpoint files of any LIT, from the description of their keys.
+"""Make official checkpoint files of any LIT, from the description of their keys.
 
 Nothing here comes from `mmlit.weights`: the tests compare the two.
 """

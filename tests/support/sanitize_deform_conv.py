@@ -2,7 +2,7 @@
 
 No test, for it compiles mmcv's two files for some minutes. By hand, with g++ 12 or so:
 
-    python tests/sanitize_deform_conv.py MMCV_SOURCES
+    python tests/support/sanitize_deform_conv.py MMCV_SOURCES
 
 MMCV_SOURCES is an unpacked source distribution of mmcv. It says what each kind of
 offset does, and fails if finite ones of up to 1e6 tokens are reported. Of mmcv 2.1.0

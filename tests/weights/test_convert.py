@@ -8,23 +8,13 @@ from mmlit.archs import ARCHS
 from mmlit.ops.relative_bias import dense_bias
 from mmlit.weights.convert import to_mmlit, to_official
 from mmlit.weights.families import recognise
+from support.loading_helpers import FAMILIES, OUR_TABLE, TABLE, same
 from support.official_files import (
     ABSOLUTE_MICRO,
     RELATIVE_MICRO,
     official_shapes,
     official_state,
 )
-
-FAMILIES = {'relative': RELATIVE_MICRO, 'absolute': ABSOLUTE_MICRO}
-TABLE = 'layers.2.blocks.0.attn.relative_position_bias_table'
-OUR_TABLE = 'stages.2.blocks.0.attn.position_bias.relative_position_bias_table'
-
-
-def same(one, other):
-    assert one.keys() == other.keys()
-    for key in one:
-        assert one[key].dtype == other[key].dtype, key
-        assert torch.equal(one[key], other[key]), key
 
 
 def trained(arch, **kwargs):
