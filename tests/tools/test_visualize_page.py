@@ -8,6 +8,8 @@ import torch
 
 from mmlit.archs import ARCHS
 from mmlit.visualization.probe import AttentionRecord, probe
+from mmlit_tools.visualize.command import PAGE_MB
+from mmlit_tools.visualize.page import choose_blocks, describe, write_page
 from support.looking_helpers import (
     SCALE,
     open_browser,
@@ -15,9 +17,6 @@ from support.looking_helpers import (
     small_lit,
     write_noise,
 )
-
-from mmlit_tools.visualize.command import PAGE_MB  # isort: skip  # a tool
-from mmlit_tools.visualize.page import choose_blocks, describe, write_page  # isort: skip  # a tool
 
 CANVAS = 'return document.getElementById("picture").toDataURL()'
 WEIGHTS = """
