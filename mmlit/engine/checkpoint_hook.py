@@ -222,7 +222,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 if is_main_process():
                     note = Path(runner.work_dir) / 'last_checkpoint'
                     content = memoryview(str(self.last_ckpt).encode())
-                    write_whole(note, content, True, lambda _: None)
+                    write_whole(note, content)
         finally:
             self._state_to_save = None
         self._saved_iter = meta['iter']

@@ -36,7 +36,7 @@ def draw_plots(report: dict, folder: Path) -> list[str]:
             figure, picture = _draw(report, label, value, spread), io.BytesIO()
             figure.savefig(picture, dpi=DPI, format='png')
             content = memoryview(picture.getvalue())
-            write_whole(folder / name, content, True, lambda _: None)
+            write_whole(folder / name, content)
             drawn.append(name)
     return drawn
 

@@ -207,7 +207,7 @@ def write_report(report: dict, folder: Path) -> None:
         ('md', make_markdown(report)),
     ):
         content = memoryview(text.encode())
-        write_whole(folder / f'benchmark.{suffix}', content, True, lambda _: None)
+        write_whole(folder / f'benchmark.{suffix}', content)
 
 
 def make_csv(report: dict) -> str:

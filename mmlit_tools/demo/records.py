@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,11 +19,7 @@ from mmengine.config import Config
 
 from mmlit import read_checkpoint
 from mmlit.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two demos at once are not told apart.
-    fcntl = None
+from mmlit_tools.locking import lock_folder
 
 # The demo's own note in a work directory: the fingerprint of its config.
 NOTE = 'demo.json'
@@ -162,12 +157,10 @@ def remove_run(work_dir: Path) -> None:
 @contextlib.contextmanager
 def one_demo_in(folder: Path) -> Iterator[None]:
     """Let one demo at a time work in a folder; a kill frees the lock."""
+
+    def refuse():
+        raise UserError(f'another demo is running in {folder}')
+
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f'.{folder.name}.lock'), 'w') as lock:
-        if fcntl is not None:
-            os.set_inheritable(lock.fileno(), True)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f'another demo is running in {folder}') from None
+    with lock_folder(folder, refuse):
         yield

@@ -170,4 +170,4 @@ def _write_image(path: Path, image: np.ndarray) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, memoryview(content), True, lambda _: None)
+    write_whole(path, memoryview(content))

@@ -12,7 +12,6 @@ the others wait.
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import json
 import os
@@ -25,13 +24,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from rich.progress import Progress
 
+from mmlit_tools.locking import lock_folder
 from mmlit_tools.paths import OUTPUTS
 from mmlit_tools.shapes.drawing import CATEGORIES, Scene, draw_scene
-
-try:
-    import fcntl
-except ImportError:  # Windows: works, but one process at a time.
-    fcntl = None
 
 DEFAULT_OUT = OUTPUTS / 'data' / 'shapes'
 MANIFEST = 'shapes.json'
@@ -96,7 +91,8 @@ def _parameters(train: int, val: int, size: int, seed: int) -> dict[str, int]:
 def _prepare(out: Path, parameters: dict, replace: bool, progress: bool) -> Path:
     out = out.expanduser().resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _only_one(out):
+    waiting = f'Waiting for another process to draw {out}'
+    with lock_folder(out, lambda: print(waiting, flush=True)):
         # We hold the lock, so a killed process left these.
         for leftover in out.parent.glob(f'.{glob.escape(out.name)}.*.tmp'):
             shutil.rmtree(leftover)
@@ -116,20 +112,6 @@ def _prepare(out: Path, parameters: dict, replace: bool, progress: bool) -> Path
         fresh.rename(out)
         shutil.rmtree(old, ignore_errors=True)
     return out
-
-
-@contextlib.contextmanager
-def _only_one(out: Path) -> Iterator[None]:
-    """Let one process at a time prepare `out`; a kill frees the lock."""
-    # The file stays: removing it would let two processes lock two different files.
-    with open(out.with_name(f'.{out.name}.lock'), 'w') as lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f'Waiting for another process to draw {out}', flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _read_manifest(out: Path) -> dict | None:

@@ -49,7 +49,7 @@ def write_page(path: Path, images: Sequence[dict], weights: str) -> str:
     # A name must not end the script that holds the data.
     page = TEMPLATE.read_text('utf-8').replace(MARK, data.replace('<', '\\u003c'))
     content = page.encode()
-    write_whole(path, memoryview(content), True, lambda _: None)
+    write_whole(path, memoryview(content))
     notes = ''.join(f'\n{i["name"]}: {i["missing"]}' for i in images if i['missing'])
     return f'{path} ({len(content) / MB:.1f} MB) opens in a browser{notes}'
 

@@ -39,7 +39,7 @@ def write_pictures(
         picture = io.BytesIO()
         figure.savefig(picture, dpi=DPI, format='png')
         path = Path(args.out_dir) / f'{stem}_{name}.png'
-        write_whole(path, memoryview(picture.getvalue()), True, lambda _: None)
+        write_whole(path, memoryview(picture.getvalue()))
     return len(figures)
 
 
