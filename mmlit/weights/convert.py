@@ -183,11 +183,7 @@ def wrong_weight(key: str, value: Any) -> str:
     """Say why a value cannot be the parameter of this name; ``''`` where it can."""
     if not isinstance(value, Tensor):
         return f'{key} holds a {type(value).__name__}, not a tensor'
-    if value.layout is not torch.strided:
-        return f'{key} holds a tensor of layout {value.layout}, not a dense one'
-    if value.is_complex() or not (
-        value.is_floating_point() or key.endswith('num_batches_tracked')
-    ):
+    if not (value.is_floating_point() or key.endswith('num_batches_tracked')):
         return f'{key} holds {value.dtype}, not floating point numbers'
     return ''
 
@@ -238,14 +234,10 @@ def _fold(
 ) -> None:
     """Subtract the token mergings' biases from the running means behind them."""
     means = {key for key in done.sources if key.endswith('.running_mean')}
-    theirs = {
-        key: prefix + official_key(key[len(prefix) :], done.family)
-        for key in means ^ biases.keys()
-    }
-    missing = [
-        theirs[key].replace(_MEAN, _BIAS) if key in means else theirs[key]
-        for key in theirs
-    ]
+    missing = []
+    for key in means ^ biases.keys():
+        theirs = prefix + official_key(key[len(prefix) :], done.family)
+        missing.append(theirs.replace(_MEAN, _BIAS) if key in means else theirs)
     if missing:
         raise ValueError(
             f'missing keys in a state dict that looks like LIT {guess_arch(state)}: '

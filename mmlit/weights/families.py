@@ -97,10 +97,6 @@ _LAYOUTS = {
 _FIRST_KEY = re.compile(
     rf'((?:.*?\.)??)({"|".join(map(re.escape, _LAYOUTS))})\.{_EMBED}'
 )
-#: The width of a stage is its outputs.
-_FIRST_CONV = re.compile(
-    r'stages\.([0-3])\.(?:patch_embed\.proj|downsample\.dconv)\.weight'
-)
 #: A part of a network has too few keys to be told under a prefix of any name.
 _WRAPPERS = re.compile(r'(?:(?:module|model|backbone)\.)*')
 _KEY_OF_0_1 = re.compile(r'(^|\.)stages\.([0-3])\.(enter|position)\.')
@@ -153,17 +149,6 @@ def present_key(key: str) -> str:
     return f'{key[: match.start(3)]}{part}{key[match.end(3) :]}'
 
 
-def check_keys(keys: Iterable[Any]) -> List[str]:
-    """Return the keys of a state dict, all of which must be strings."""
-    keys = list(keys)
-    for key in keys:
-        if not isinstance(key, str):
-            raise ValueError(
-                f'{key!r:.80} is among the keys, where parameters have names'
-            )
-    return keys
-
-
 def recognise(keys: Iterable[str]) -> Optional[Tuple[str, str]]:
     """Find a LIT, or a part of one, among the keys of a state dict.
 
@@ -172,9 +157,9 @@ def recognise(keys: Iterable[str]) -> Optional[Tuple[str, str]]:
         ``'absolute'``; ``None`` where there is no LIT.
 
     Raises:
-        ValueError: There are several, none plainly the backbone; or a key is no string.
+        ValueError: There are several, none plainly the backbone.
     """
-    keys, found = check_keys(keys), {}
+    keys, found = [key for key in keys if isinstance(key, str)], {}
     for match in filter(None, map(_FIRST_KEY.fullmatch, keys)):
         found[match[1]] = _LAYOUTS[match[2]]
     if len(found) > 1:
@@ -212,23 +197,22 @@ def guess_arch(state: Mapping[str, Any]) -> str:
     for key, value in state.items():
         key = key[len(prefix) :] if key.startswith(prefix) else ''
         key = (mmlit_key(key, layout) if layout in FAMILIES else key) or ''
-        match = _FIRST_CONV.fullmatch(key)
-        if match:
-            dims[int(match[1])] = next(iter(getattr(value, 'shape', ())), None)
-        match = re.match(r'stages\.([0-3])\.blocks\.(\d+)\.', key)
-        if match:
-            stage, depth = int(match[1]), int(match[2]) + 1
-            depths[stage] = max(depths[stage], depth)
+        if not is_mmlit_key(key):
+            continue
+        stage = int(key[len('stages.')])
+        if key.endswith(('patch_embed.proj.weight', 'downsample.dconv.weight')):
+            dims[stage] = next(iter(getattr(value, 'shape', ())), None)
+        elif '.blocks.' in key:
+            depths[stage] = max(depths[stage], int(key.split('.')[3]) + 1)
         if key.endswith((TABLE, EMBEDDING)):
             pos_embed = 'relative' if key.endswith(TABLE) else 'absolute'
-    missing = {}
-    for name, arch in ARCHS.items():
-        if (
-            all(dim in (None, own) for dim, own in zip(dims, arch.embed_dims))
-            and all(depth <= own for depth, own in zip(depths, arch.depths))
-            and pos_embed in (None, arch.pos_embed)
-        ):
-            missing[name] = sum(arch.depths) - sum(depths) + dims.count(None)
+    missing = {
+        name: sum(arch.depths) - sum(depths) + dims.count(None)
+        for name, arch in ARCHS.items()
+        if all(dim in (None, own) for dim, own in zip(dims, arch.embed_dims))
+        and all(depth <= own for depth, own in zip(depths, arch.depths))
+        and pos_embed in (None, arch.pos_embed)
+    }
     if not missing or dims.count(None) == NUM_STAGES:
         positions = f'{pos_embed or "no"} positions'
         return f'with embed_dims {tuple(dims)}, depths {tuple(depths)}, {positions}'
@@ -236,11 +220,7 @@ def guess_arch(state: Mapping[str, Any]) -> str:
     return name if missing[name] == 0 and pos_embed else f'{name} with parts missing'
 
 
-def summary(names: Sequence[str], limit: int = 4) -> str:
+def summary(names: Sequence[str]) -> str:
     """List the first few of many names, and how many there are."""
-    shown = (  # A file may give names of any length and kind.
-        name if len(name) <= 120 and name.isprintable() else f'{ascii(name[:100])}...'
-        for name in map(str, names[:limit])
-    )
-    text = ', '.join(shown)
-    return text if len(names) <= limit else f'{text}, ... ({len(names)} in all)'
+    text = ', '.join(names[:4])
+    return text if len(names) <= 4 else f'{text}, ... ({len(names)} in all)'

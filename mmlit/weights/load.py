@@ -20,7 +20,6 @@ from .families import (
     FAMILIES,
     PATCH_EMBEDDING,
     TABLE,
-    check_keys,
     guess_arch,
     is_mmlit_key,
     official_key,
@@ -52,12 +51,12 @@ def prepare_state_dict(net: nn.Module, state_dict: Dict[str, Any], prefix: str) 
         if isinstance(inner, Mapping):
             state_dict.clear()
             state_dict.update(inner)
+    keys = [k for k in state_dict if isinstance(k, str) and k.startswith(prefix)]
+    file = {present_key(key[len(prefix) :]): state_dict[key] for key in keys}
+    if not file:
+        _log(f'{name}: no backbone parameters', logging.WARNING)
+        return
     try:
-        keys = [k for k in check_keys(state_dict) if k.startswith(prefix)]
-        file = {present_key(k[len(prefix) :]): state_dict[k] for k in keys}
-        if not file:
-            _log(f'{name}: no backbone parameters', logging.WARNING)
-            return
         found = _convert(file, own)
     except ValueError as error:
         raise ValueError(f'{name} cannot load a state dict: {error}') from None
@@ -103,7 +102,7 @@ def resize_positions(state: Mapping[str, Tensor], shapes: Shapes) -> tuple:
         value, shape = state[key], tuple(shapes[key])
         if wrong_weight(key, value) or value.dim() != len(shape):
             continue
-        if value.shape == shape or 0 in value.shape:
+        if value.shape == shape:
             continue
         if key.endswith(TABLE) and value.shape[0] == shape[0]:
             grid = tuple((side + 1) // 2 for side in shape[1:])

@@ -56,4 +56,4 @@ def test_unknown_arch_is_described():
     state = official_state(ABSOLUTE_MICRO, 'detector')
     described = 'with embed_dims (16, 32, 40, 64), depths (1, 1, 2, 1), absolute'
     assert guess_arch(state) == f'{described} positions'
-    assert 'embed_dims (None, None, None, None)' in guess_arch({'foo': 1})
+    assert 'embed_dims (None, None, None, None)' in guess_arch({'a.blocks.b.c': 1})
