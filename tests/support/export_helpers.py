@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from mmlit_tools.configs import import_scope
 from mmlit_tools.models import build_model
+from support.archs import RELATIVE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,30 +18,17 @@ SEMANTIC_FPN = (
     ROOT / 'configs/segmentation/lit-s_fpn_fpnhead_8xb2-80k_ade20k-512x512.py'
 )
 MASK_RCNN = ROOT / 'configs/detection/mask-rcnn_lit-ti_fpn_1x_coco.py'
-#: LIT in small, with positions of either kind.
-MINI = """
-_base_ = {base!r}
-model = dict(
-    backbone=dict(
-        arch=dict(
-            _delete_=True,
-            embed_dims=(12, 20, 48, 80),
-            depths=(1, 1, 1, 1),
-            num_heads=(1, 2, 4, 8),
-            mlp_ratios=(4, 4, 4, 4),
-            norm_eps=1e-5,
-            drop_path_rate=0.0,
-            pos_embed={pos_embed!r},
-        ),
-        img_size=64,
-    ),
-    neck=dict(in_channels=[12, 20, 48, 80]),
-)
-"""
 
 
 def write_mini(path, base, pos_embed):
-    path.write_text(MINI.format(base=str(base), pos_embed=pos_embed))
+    """Write a config with a micro LIT in the place of `base`'s."""
+    arch = dict(RELATIVE, pos_embed=pos_embed, _delete_=True)
+    channels = list(RELATIVE['embed_dims'])
+    path.write_text(
+        f'_base_ = {str(base)!r}\n'
+        f'model = dict(backbone=dict(arch={arch}, img_size=64),\n'
+        f'             neck=dict(in_channels={channels}))\n'
+    )
     return path
 
 

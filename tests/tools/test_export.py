@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def retinanet(folder):
-    """RetinaNet with LIT-Ti by DeformConv: (file, model, what the tool said)."""
+    """Export RetinaNet with LIT-Ti by DeformConv: (file, model, output)."""
     model = write_checkpoint(folder / 'det.pth', RETINANET, classes=('cat', 'dog'))
     out, said = folder / 'det.onnx', io.StringIO()
     with contextlib.redirect_stdout(said):
@@ -60,7 +60,7 @@ def retinanet(folder):
 
 @pytest.fixture(scope='module')
 def semantic_fpn(folder):
-    """Semantic FPN with a small LIT by GridSample, in the oldest operators."""
+    """Export Semantic FPN with a small LIT by GridSample, in the oldest operators."""
     config = write_mini(folder / 'seg.py', SEMANTIC_FPN, 'relative')
     model = write_checkpoint(folder / 'seg.pth', config)
     out = folder / 'seg.onnx'
@@ -73,7 +73,7 @@ def in_row(outputs):
 
 
 def largest_offset(model, image):
-    """Of the first token merging, in tokens."""
+    """Return the largest offset of the first token merging, in tokens."""
     x = model.backbone.stages[0](image).permute(0, 3, 1, 2)
     return model.backbone.stages[1].downsample.dconv.conv_offset(x).abs().max()
 
@@ -231,7 +231,8 @@ def test_files_that_cannot_be(tmp_path):
 
 def test_models_that_cannot_be(tmp_path):
     out = tmp_path / 'out.onnx'
-    assert '--part neck' in stopped(command.main, MASK_RCNN, out)
+    two_stages = write_mini(tmp_path / 'two.py', MASK_RCNN, 'absolute')
+    assert '--part neck' in stopped(command.main, two_stages, out)
     config = tmp_path / 'plain.py'
     config.write_text("model = dict(backbone=dict(type='LIT'))")
     assert 'default_scope=None' in stopped(command.main, config, out)
