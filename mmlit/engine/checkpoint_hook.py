@@ -35,8 +35,8 @@ class AtomicCheckpointHook(CheckpointHook):
       follows, and only then are superseded ones removed. So for a moment there is one
       more than `max_keep_ckpts`. A full disk ends the training with one sentence, and
       the earlier files stay.
-    - SIGTERM saves `interrupted.pth` after the current iteration (in a validation by
-      one process, where the weights are saved already, at once) and ends the process
+    - SIGTERM saves `interrupted.pth` after the current iteration (at once in a
+      validation by one process, whose weights are saved already) and ends the process
       with status 75. `resume` continues with the next iteration of that epoch.
     - Random states are saved as well, and a validation that a kill prevented is done on
       resuming: a resumed run gives the result of an undisturbed one, on the conditions
@@ -85,8 +85,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if isinstance(loop, IterBasedTrainLoop) and not isinstance(
             loop.dataloader_iterator, resume.BatchIterator
         ):
-            # mmengine has started its workers already, unshielded: SIGTERM ends them,
-            # and the loop would fail at the next batch without this.
+            # Its workers run already, unshielded: when SIGTERM ends them, stop there.
             loop.dataloader_iterator = resume.BatchIterator(
                 loop.dataloader_iterator,
                 lambda random_state: self._before_iteration(runner, random_state),
@@ -168,8 +167,7 @@ class AtomicCheckpointHook(CheckpointHook):
             kept = list(self.keep_ckpt_ids)
             if kept[-1:] != [step]:
                 kept.append(step)
-            # The checkpoint also lists those to be removed: should a kill prevent it
-            # here, mmengine removes the excess at the next start.
+            # It lists those to be removed, too: after a kill, mmengine does it.
             runner.message_hub.update_info('keep_ckpt_ids', kept)
             self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
             superseded = kept[: -self.max_keep_ckpts]
@@ -221,8 +219,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 )
                 if is_main_process():
                     note = Path(runner.work_dir) / 'last_checkpoint'
-                    content = memoryview(str(self.last_ckpt).encode())
-                    write_whole(note, content)
+                    write_whole(note, memoryview(str(self.last_ckpt).encode()))
         finally:
             self._state_to_save = None
         self._saved_iter = meta['iter']

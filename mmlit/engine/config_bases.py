@@ -15,9 +15,8 @@ from mmengine.config import utils as config_utils
 from mmengine.registry import DefaultScope, Registry
 
 SCOPE = 'mmlit'
-# mmengine looks for `.mim` beside this module. Not 'mmlit': for an installed
-# distribution it takes the folder from the metadata, which is wrong in an editable
-# installation, while for any other name it asks Python where the module is.
+# mmengine looks for `.mim` beside this module. For 'mmlit', an installed distribution,
+# it would ask the metadata, which are wrong in an editable installation.
 LOCATED_BY = 'mmlit.version'
 
 

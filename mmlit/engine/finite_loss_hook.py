@@ -35,7 +35,6 @@ class FiniteLossHook(Hook):
             its loss scaling skips those steps.
 
     Raises:
-        TypeError, ValueError: `in_a_row` is not a positive int.
         NonFiniteLossError: The training ends.
     """
 
@@ -74,11 +73,8 @@ class FiniteLossHook(Hook):
         wrapped = '_fsdp_wrapped_module.'
         parameters = {n.replace(wrapped, '') for n, _ in model.named_parameters()}
         for name, value in checkpoint['state_dict'].items():
-            if not torch.is_floating_point(value):
-                continue
             # A buffer may be a mask of -inf.
-            wrong = ~value.isfinite() if name in parameters else value.isnan()
-            if wrong.any():
+            if (~value.isfinite() if name in parameters else value.isnan()).any():
                 raise NonFiniteLossError(
                     f'the weights are not finite (first {name}) after iteration '
                     f'{checkpoint["meta"]["iter"]}, so they are not saved and training '

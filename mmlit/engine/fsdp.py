@@ -31,9 +31,8 @@ WHOLE_CHECKPOINTS = dict(
 def wrap_lit_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
     """Make each block of LIT an FSDP unit, as an ``auto_wrap_policy``.
 
-    FSDP gathers the parameters of a unit when its ``forward`` is called. Only blocks
-    are called in no other way; stages (``emit``) and the heads of mmdet and mmseg
-    (``loss``, ``predict``) stay in the outermost unit.
+    FSDP gathers the parameters of a unit when its ``forward`` is called. Stages, whose
+    ``out_norm`` LIT calls, and heads (``loss``, ``predict``) are also used otherwise.
     """
     return recurse or isinstance(module, Block)
 

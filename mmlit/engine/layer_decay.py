@@ -113,9 +113,8 @@ class LITLayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         layers = find_layers(module)
         if not layers:
             raise ValueError(
-                f'{type(module).__name__} has no LIT whose layers '
-                f"{type(self).__name__} could scale: use mmengine's "
-                'DefaultOptimWrapperConstructor (without decay_rate)'
+                f'{type(module).__name__} has no LIT whose layers could be scaled: use '
+                "mmengine's DefaultOptimWrapperConstructor (without decay_rate)"
             )
         single: List[dict] = []
         super().add_params(single, module)

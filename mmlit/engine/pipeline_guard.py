@@ -22,13 +22,13 @@ MAX_LISTED = 8
 class PipelineGuard(BaseTransform):
     """Run transforms, and name the file of the image on which they fail.
 
-    Errors of OpenCV, Pillow and numpy on a broken image or mask mostly do not say
-    which, and end a training that has run for hours. With ``skip`` such an image is
-    left out with a warning: the guard returns ``None``, for which mmengine's datasets
-    load another image at random. Ten failures in a row end the training.
+    Errors of OpenCV, Pillow and numpy mostly do not, and end a training that has run
+    for hours. With ``skip`` a broken image is left out with a warning: the guard
+    returns ``None``, for which mmengine's datasets load another image at random. Ten
+    failures in a row end the training.
 
-    ``tools/train.py`` and ``tools/test.py`` wrap the pipelines of a config; for other
-    tools write ``pipeline=[dict(type='PipelineGuard', transforms=pipeline)]``.
+    Our tools wrap the pipelines of a config; for others, write
+    ``pipeline=[dict(type='PipelineGuard', transforms=pipeline)]``.
 
     Args:
         transforms: The pipeline.
@@ -40,7 +40,6 @@ class PipelineGuard(BaseTransform):
         ignore_index: The id that the loss ignores.
 
     Raises:
-        TypeError, ValueError: An argument has another type or value.
         BrokenSampleError: Ten images failed in a row; without ``skip``, one did.
     """
 

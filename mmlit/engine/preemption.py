@@ -68,16 +68,14 @@ class Preemption:
             os.kill(os.getpid(), signum)
             return
         self.requested = True
-        # Where the whole process group got the signal, unshielded workers end, and
-        # torch's handler would raise because of that before a checkpoint is saved.
+        # Unshielded workers that got it too end, at which torch's handler would raise.
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
 
 class ShieldedWorker:
     """A `worker_init_fn` that lets SIGTERM end a worker only if its parent sent it.
 
-    For forked workers; programs that they start inherit the blocked signal. (Ignoring
-    the signal instead would make multiprocessing wait for them forever at exit.)
+    For forked workers. (If they ignored it, multiprocessing would hang at exit.)
 
     Args:
         init: The loader's own `worker_init_fn`, called as well.

@@ -69,8 +69,8 @@ def restore(runner: Runner, state: Dict[str, Any]) -> int:
         _validate_if_due(runner, runner.iter)
         # onedl-mmengine can skip batches without loading them.
         skips = getattr(loop, 'fast_forward_on_resume', False)
-        to_drop = 0 if skips else runner.iter
-        loop.dataloader_iterator.resume(to_drop, get_random_state())
+        state = get_random_state()
+        loop.dataloader_iterator.resume(0 if skips else runner.iter, state)
         return 0
     if not isinstance(loop, EpochBasedTrainLoop):
         return 0
@@ -92,8 +92,8 @@ def restore(runner: Runner, state: Dict[str, Any]) -> int:
     )
     sampler = loop.dataloader.sampler
     if hasattr(sampler, 'seed'):
-        # Without a seed in the config this run has drawn another one, which orders the
-        # data differently; mmengine restores the seed too late for the sampler.
+        # Without a seed in the config this run has drawn another one; mmengine restores
+        # the old one too late for the sampler.
         sampler.seed = runner.seed
     loop.dataloader = RestOfEpoch(loop.dataloader, done, get_random_state())
     return done

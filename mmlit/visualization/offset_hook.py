@@ -20,7 +20,7 @@ class OffsetVisualizationHook(Hook):
     """Log offset pictures and statistics of one image, every few epochs.
 
     They go to all backends of the config's visualizer (local files, TensorBoard,
-    wandb), in the main process alone, with the epoch (or iteration) as step::
+    wandb), from the main process only, with the epoch (or iteration) as step::
 
         custom_imports = dict(imports=['mmlit'], allow_failed_imports=False)
         custom_hooks = [dict(type='OffsetVisualizationHook', interval=1)]

@@ -120,10 +120,9 @@ def _picture_figure(image: SingleImage) -> Tuple['Figure', 'Axes']:
     """Return a figure of the faded picture, with room for a title and a colour bar."""
     from matplotlib.figure import Figure
 
-    width, height = image.size
-    inches = 0.86 * WIDTH * height / width
-    figure = Figure(figsize=(WIDTH, inches + 0.78))
+    inches = 0.86 * WIDTH * image.size[1] / image.size[0]
     total = inches + 0.78
+    figure = Figure(figsize=(WIDTH, total))
     axis = figure.add_axes([0.015, 0.08 / total, 0.86, inches / total])
     show_picture(axis, image)
     return figure, axis
@@ -160,8 +159,7 @@ def _outline_cells(axis, merging, image, cells) -> None:
 
     stride = stride_of(merging.stage)
     width, height = (stride / s for s in image.scale)
+    style = dict(fill=False, color='#0072B2', lw=1.2)
     for row, column in cells:
         corner = (column * width, row * height)
-        axis.add_patch(
-            Rectangle(corner, width, height, fill=False, color='#0072B2', lw=1.2)
-        )
+        axis.add_patch(Rectangle(corner, width, height, **style))

@@ -123,24 +123,18 @@ class ProbeResult(NamedTuple):
     """Records of one forward pass.
 
     Args:
-        size: (h, w) of the network's input, in pixels.
         token_mergings: One record per token merging, in order.
         attentions: One record per attention block, in order.
         feature_maps: The output maps (C, H, W), by stage.
     """
 
-    size: Tuple[int, int]
     token_mergings: List[TokenMergingRecord]
     attentions: List[AttentionRecord]
     feature_maps: Dict[int, Tensor]
 
 
 def find_lit(model: nn.Module) -> LIT:
-    """Return the LIT in a model.
-
-    Raises:
-        ValueError: There is none, or more than one.
-    """
+    """Return the only LIT in a model; raise a ValueError if there is not one."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, LIT)}
     if len(found) != 1:
         names = ', '.join(found) or 'none'
@@ -179,7 +173,7 @@ def probe(lit: LIT, image: Tensor, attention: bool = True) -> ProbeResult:
                     hooks.callback(hook.remove)
         outputs = lit(image)
     maps = {i: output[0] for i, output in zip(lit.out_indices, outputs)}
-    return ProbeResult(tuple(image.shape[2:]), token_mergings, attentions, maps)
+    return ProbeResult(token_mergings, attentions, maps)
 
 
 @contextmanager

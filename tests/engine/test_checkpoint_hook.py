@@ -27,6 +27,8 @@ from support.toy_resuming import (
     stopped,
 )
 
+SLOW = pytest.mark.slow
+
 
 def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
@@ -65,7 +67,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('workers', [0, pytest.param(1, marks=SLOW)])
 @BY_EPOCH
 def test_sigterm_anywhere_and_on(tmp_path, by_epoch, workers):
     options = dict(by_epoch=by_epoch, workers=workers, max_keep_ckpts=2)
@@ -93,7 +95,7 @@ def test_sigterm_anywhere_and_on(tmp_path, by_epoch, workers):
 
 
 @BY_EPOCH
-@pytest.mark.parametrize('loop', ['train', 'val'])
+@pytest.mark.parametrize('loop', ['train', pytest.param('val', marks=SLOW)])
 def test_sigterm_while_waiting_for_data(tmp_path, by_epoch, loop):
     """It goes to the workers too; data of a worker that is gone do not come."""
     options = dict(by_epoch=by_epoch, workers=1)
@@ -233,19 +235,14 @@ def test_a_full_disk(tmp_path, monkeypatch, name):
     assert f"'{folder}/{name}.pth'; resuming continues" in str(error.value)
     assert str(error.value).endswith(f'from the last whole checkpoint: {last}')
     read_checkpoint(last)
+    # What a kill in a write leaves is removed.
+    (folder / '.epoch_7.pth.part').write_bytes(b'half')
     resumed = build(folder, resume=True, **options)
     resumed.train()
+    assert not list(folder.glob('.*.part'))
     straight = build(tmp_path / 'straight', **options)
     straight.train()
     check_same_end(straight, resumed)
-
-
-def test_parts_of_killed_runs_are_removed(tmp_path):
-    stale = tmp_path / 'a' / '.epoch_7.pth.part'
-    stale.parent.mkdir()
-    stale.write_bytes(b'half')
-    build(tmp_path / 'a', epochs=1).train()
-    assert not stale.exists()
 
 
 def test_an_unknown_argument_is_told_at_once():

@@ -86,8 +86,7 @@ def test_one_alone_is_passed_over(tmp_path, spoilt):
 
     bad[2] = bad[5] = math.inf
     runner = build(tmp_path / 'a')
-    wrapper = runner.optim_wrapper['optimizer']
-    wrapper['type'] = Skipping
+    runner.optim_wrapper['optimizer']['type'] = Skipping
     runner.train()
     assert len(batches) == 3 * EPOCH
 
@@ -111,12 +110,15 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, spoilt):
     assert sorted(p.name for p in (tmp_path / 'a').glob('*.pth')) == ['epoch_1.pth']
 
 
-def test_many_images_are_cut_short(monkeypatch):
-    from mmlit.engine.finite_loss_hook import _name_images
-
+def test_at_most_eight_images_are_listed():
     samples = [BaseDataElement(metainfo=dict(img_id=i)) for i in range(10)]
-    assert _name_images(dict(a=[samples])).endswith('5, 6, 7 and 2 more')
-    assert _name_images(dict(inputs=[torch.ones(1)])) == 'unknown images'
+    runner, loss = SimpleNamespace(iter=0, epoch=0), dict(loss=math.nan)
+    for batch, text in (
+        (dict(a=[samples]), '; images 0, 1, 2, 3, 4, 5, 6, 7 and 2 more'),
+        (dict(inputs=[torch.ones(1)]), '; unknown images'),
+    ):
+        with pytest.raises(NonFiniteLossError, match=text):
+            FiniteLossHook(in_a_row=1).after_train_iter(runner, 0, batch, loss)
 
 
 @pytest.mark.parametrize('wrong', [0, 1.5, True, None])
@@ -125,7 +127,7 @@ def test_wrong_arguments(wrong):
         FiniteLossHook(in_a_row=wrong)
 
 
-def test_losses_that_want_gradients_are_read_without_a_warning(recwarn):
+def test_losses_with_gradients_raise_no_warning(recwarn):
     torch.set_warn_always(True)
     try:
         loss = torch.ones((), requires_grad=True) * 2
@@ -135,7 +137,7 @@ def test_losses_that_want_gradients_are_read_without_a_warning(recwarn):
     assert not [str(w.message) for w in recwarn]
 
 
-def test_weights_inside_of_fsdp_are_weights():
+def test_the_weights_of_fsdp_units():
     """FSDP names them by its wrappers; in checkpoints they have their own names."""
     model = torch.nn.Module()
     model.block = torch.nn.Module()

@@ -17,7 +17,9 @@ from mmlit_tools.cli import command
 from mmlit_tools.configs import guard_pipelines, import_scope
 from support.bad_files import (
     BROKEN,
+    HEIGHT,
     ODD,
+    WIDTH,
     encoded,
     of_sizes,
     write,
@@ -162,49 +164,45 @@ def samples(config, pipeline, names):
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_files_in_detection(tmp_path, said, split):
     pytest.importorskip('mmdet', reason='the pipelines are those of mmdet')
-    write_files(tmp_path, {**ODD, **(BROKEN if split == 'train' else {})})
+    # What is resized to nothing is broken, too.
+    sizes = {'one-pixel': (1, 1), 'strip': (3, 2000), 'line': (1, 5000)}
+    broken = {*BROKEN, 'line'} if split == 'train' else set()
+    files = {**ODD, **of_sizes(sizes), **BROKEN}
+    if split == 'val':
+        files = {name: files[name] for name in (*ODD, 'one-pixel')}
+    sides = {name: sizes.get(name, (WIDTH, HEIGHT)) for name in files}
+    write_files(tmp_path, files, sides)
     pipeline = config_pipeline(DETECTION, split)
-    config = coco_config(tmp_path)
-    found = samples(config, pipeline, [*ODD, *(BROKEN if split == 'train' else ())])
-    assert {name for name, sample in found.items() if sample is None} == (
-        set(BROKEN) if split == 'train' else set()
-    )
+    found = samples(coco_config(tmp_path), pipeline, files)
+    assert {name for name, sample in found.items() if sample is None} == broken
     for name in ODD:
         assert found[name]['inputs'].shape == (3, 800, 1067), name
         assert found[name]['inputs'].dtype == torch.uint8
         assert len(found[name]['data_samples'].gt_instances) == 1
-    for name in BROKEN if split == 'train' else ():
+    assert found['one-pixel']['inputs'].shape == (3, 800, 800)
+    for name in broken:
         assert any(f'images/{name}.jpg fails' in line for line in said), name
+    if split == 'train':
+        assert found['strip']['inputs'].shape == (3, 1333, 2)
 
 
 def test_files_in_segmentation(tmp_path, said):
     pytest.importorskip('mmseg', reason='the pipelines are those of mmseg')
-    write_pairs(tmp_path, {**ODD, **BROKEN, 'small-mask': encoded(), 'torn': encoded()})
-    write_mask(tmp_path / 'masks' / 'small-mask.png', (1, 2), width=20)
+    files = {**ODD, **BROKEN, **dict.fromkeys(('small-mask', 'ids', 'torn'), encoded())}
+    write_pairs(tmp_path, files)
+    # So small that no random crop hides it.
+    write_mask(tmp_path / 'masks' / 'small-mask.png', (1, 2), width=2)
+    write_mask(tmp_path / 'masks' / 'ids.png', (1, 2, 200))
     write(tmp_path / 'masks' / 'torn.png', encoded('L', 'PNG')[:900])
     pipeline = config_pipeline(SEGMENTATION)
-    names = [*ODD, *BROKEN, 'small-mask', 'torn']
-    found = samples(masks_config(tmp_path), pipeline, names)
+    found = samples(masks_config(tmp_path), pipeline, files)
     lost = {name for name, sample in found.items() if sample is None}
-    assert lost == {*BROKEN, 'small-mask', 'torn'}
+    assert lost == {*BROKEN, 'small-mask', 'ids', 'torn'}
     for name in ODD:
         image, sample = found[name]['inputs'], found[name]['data_samples']
         assert image.shape[1:] == sample.gt_sem_seg.shape, name
     for name in lost:
         assert any(f'images/{name}.jpg with the mask' in line for line in said), name
-    assert any(
-        'small-mask.png fails: ValueError: the mask is of ano' in s for s in said
-    )
-
-
-def test_sizes(tmp_path, said):
-    """What is resized to nothing is left out, all else is not."""
-    pytest.importorskip('mmdet', reason='the pipelines are those of mmdet')
-    sizes = {'one-pixel': (1, 1), 'strip': (3, 2000), 'line': (1, 5000)}
-    write_files(tmp_path, of_sizes(sizes), sizes)
-    pipeline = config_pipeline(DETECTION)
-    found = samples(coco_config(tmp_path), pipeline, sizes)
-    assert found['one-pixel']['inputs'].shape == (3, 800, 800)
-    assert found['strip']['inputs'].shape == (3, 1333, 2)
-    assert found['line'] is None
-    assert 'images/line.jpg fails' in said[0]
+    text = '\n'.join(said)
+    assert 'small-mask.png fails: ValueError: the mask is of another size' in text
+    assert 'ids.png fails: ValueError: the mask has ids beyond the 150 classes' in text
