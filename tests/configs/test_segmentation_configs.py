@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS
@@ -20,7 +19,6 @@ from support.config_helpers import (
     ARCH_OF,
     OLD_KEYS,
     RELEASES,
-    build,
     build_without_data,
     check_metafile,
     check_tables,
@@ -28,8 +26,6 @@ from support.config_helpers import (
     shrink,
     without_decay,
 )
-from support.docs_helpers import blocks
-from support.this_stack import only_on
 
 pytest.importorskip('mmseg', reason='the segmentation configs are for mmseg')
 
@@ -249,31 +245,12 @@ def test_shapes_config():
 
 def test_no_config_needs_mmseg_s_own():
     """`mmseg::` bases do not load in the stack's continuation."""
-    for path in CONFIGS.glob('*.py'):
+    parents = [
+        CONFIGS.parent / '_base_' / f'{name}.py'
+        for name in ('lit_ade20k', 'fpn_fpnhead', 'upernet')
+    ]
+    for path in (*CONFIGS.glob('*.py'), *parents):
         assert '::' not in path.read_text(), path.name
-
-
-@only_on('openmmlab', '`mmseg::` bases do not load in its continuation')
-def test_the_documentation_mends_a_stock_config(tmp_path):
-    """It has to: LIT takes no `pretrained`, and the rate ends where AdamW starts."""
-    (block,) = (b for b in blocks('docs/using_lit.md') if 'mmseg::' in b.remark)
-    path = tmp_path / 'config.py'
-
-    def read(text):
-        path.write_text(f'_base_ = {block.remark_of("config on")!r}\n{text}')
-        return Config.fromfile(path)
-
-    unmended, _, _ = block.text.partition('param_scheduler')
-    cfg = read(unmended.replace('pretrained=None,', ''))
-    lr = cfg.optim_wrapper.optimizer.lr
-    assert cfg.param_scheduler[-1].eta_min == lr
-    with pytest.raises(TypeError, match="'pretrained'"):
-        build(cfg)
-
-    cfg = read(block.text)
-    assert type(build_without_data(cfg).backbone) is LIT
-    (schedule,) = cfg.param_scheduler
-    assert schedule.end == cfg.train_cfg.max_iters and schedule.eta_min < lr / 50
 
 
 def test_every_config_is_tested_here():

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -58,19 +57,6 @@ def test_search(site, tmp_path):
     # Of the collection, by way of mim.
     assert found['epochs'][RETINANET] == 12
     assert len(found['config']) == 20
-
-
-def test_doctor(site, tmp_path):
-    """As installed, away from the checkout."""
-    done = subprocess.run(
-        [sys.executable, str(site / 'mmlit/.mim/tools/doctor.py'), '--json'],
-        cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(site)},
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    found = json.loads(done.stdout)
-    assert done.returncode == 0, found
-    seen = {finding['name']: finding['seen'] for finding in found['findings']}
-    assert str(site) in seen['mmlit-files']
 
 
 class Quiet(SimpleHTTPRequestHandler):
