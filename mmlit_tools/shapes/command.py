@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmlit.errors import UserError
 from mmlit_tools.cli import command
-from mmlit_tools.shapes.dataset import DEFAULT_OUT, ensure_shapes, make_shapes
+from mmlit_tools.shapes.dataset import DEFAULT_OUT, ensure_shapes
 
 
 @command('make_shapes.py')
@@ -31,11 +31,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--size', type=int, default=160, help='image side in pixels')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument(
-        '--force', action='store_true', help='draw anew what is there already'
+        '--force',
+        dest='replace',
+        action='store_true',
+        help='draw anew what is there already',
     )
     args = vars(parser.parse_args(arguments))
-    make = make_shapes if args.pop('force') else ensure_shapes
     try:
-        print(f'The dataset is at {make(**args)}')
+        folder = ensure_shapes(**args)
     except (ValueError, OSError) as error:
         raise UserError(error) from error
+    print(f'The dataset is at {folder}')

@@ -50,46 +50,25 @@ def ensure_shapes(
     size: int = 160,
     seed: int = 0,
     progress: bool = True,
+    replace: bool = False,
 ) -> Path:
     """Return the folder of the dataset with these parameters, drawn if needed.
 
+    Args:
+        out: The folder.
+        train: Number of training images.
+        val: Number of validation images.
+        size: Side of the images in pixels.
+        seed: Seed of the random numbers.
+        progress: Whether to show a progress bar.
+        replace: Whether to draw anew, in place of an earlier dataset.
+
     Raises:
         ValueError: A parameter is out of range, or `out` holds something else: a
-            dataset of other parameters, or files that are none.
+            dataset of other parameters, or other files.
     """
-    return _prepare(Path(out), _parameters(train, val, size, seed), False, progress)
-
-
-def make_shapes(
-    out: str | Path = DEFAULT_OUT,
-    train: int = 1600,
-    val: int = 80,
-    size: int = 160,
-    seed: int = 0,
-    progress: bool = True,
-) -> Path:
-    """Draw the dataset anew, in place of an earlier one."""
-    return _prepare(Path(out), _parameters(train, val, size, seed), True, progress)
-
-
-def _parameters(train: int, val: int, size: int, seed: int) -> dict[str, int]:
-    ranges = {
-        'train': (train, 1, 999_999),
-        'val': (val, 1, 999_999),
-        'size': (size, 64, 2048),
-        'seed': (seed, 0, 2**32 - 1),
-    }
-    for name, (value, low, high) in ranges.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f'{name} must be a whole number, got {value!r}')
-        if not low <= value <= high:
-            raise ValueError(f'{name} must be from {low} to {high}, got {value}')
-    values = {name: value for name, (value, _, _) in ranges.items()}
-    return {'drawing_version': DRAWING_VERSION, **values}
-
-
-def _prepare(out: Path, parameters: dict, replace: bool, progress: bool) -> Path:
-    out = out.expanduser().resolve()
+    parameters = _parameters(train, val, size, seed)
+    out = Path(out).expanduser().resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     waiting = f'Waiting for another process to draw {out}'
     with lock_folder(out, lambda: print(waiting, flush=True)):
@@ -112,6 +91,22 @@ def _prepare(out: Path, parameters: dict, replace: bool, progress: bool) -> Path
         fresh.rename(out)
         shutil.rmtree(old, ignore_errors=True)
     return out
+
+
+def _parameters(train: int, val: int, size: int, seed: int) -> dict[str, int]:
+    ranges = {
+        'train': (train, 1, 999_999),
+        'val': (val, 1, 999_999),
+        'size': (size, 64, 2048),
+        'seed': (seed, 0, 2**32 - 1),
+    }
+    for name, (value, low, high) in ranges.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f'{name} must be a whole number, got {value!r}')
+        if not low <= value <= high:
+            raise ValueError(f'{name} must be from {low} to {high}, got {value}')
+    values = {name: value for name, (value, _, _) in ranges.items()}
+    return {'drawing_version': DRAWING_VERSION, **values}
 
 
 def _read_manifest(out: Path) -> dict | None:

@@ -89,14 +89,14 @@ def make_workplace(folder, title):
     Returns:
         The path of the config, seen from `folder`.
     """
-    from mmlit_tools.shapes.dataset import make_shapes
+    from mmlit_tools.shapes.dataset import ensure_shapes
 
     _, name, text, _ = recipe(title)
     for part in ('configs', 'tools'):
         (folder / part).symlink_to(ROOT / part)
     (folder / name).parent.mkdir()
     (folder / name).write_text(text)
-    drawn = make_shapes(folder / 'drawn', train=4, val=2, size=96, progress=False)
+    drawn = ensure_shapes(folder / 'drawn', train=4, val=2, size=96, progress=False)
     dict(Detection=_lay_out_parts, Segmentation=_lay_out_field)[title](
         drawn, folder / 'data'
     )

@@ -178,9 +178,9 @@ def test_fill_covers_pixels_by_fractions_and_leaves_holes():
 
 
 def test_the_seed_decides_every_byte(tmp_path):
-    first = contents(dataset.make_shapes(tmp_path / 'a', **SMALL))
-    assert contents(dataset.make_shapes(tmp_path / 'b', **SMALL)) == first
-    other = contents(dataset.make_shapes(tmp_path / 'c', **{**SMALL, 'seed': 4}))
+    first = contents(dataset.ensure_shapes(tmp_path / 'a', **SMALL))
+    assert contents(dataset.ensure_shapes(tmp_path / 'b', **SMALL)) == first
+    other = contents(dataset.ensure_shapes(tmp_path / 'c', **{**SMALL, 'seed': 4}))
     assert not [name for name in first if other[name] == first[name]]
 
 
@@ -194,7 +194,7 @@ def test_a_complete_dataset_is_left_alone_and_another_one_refused(tmp_path):
     with pytest.raises(ValueError, match=r'drawn with seed=3, but wanted is seed=4'):
         dataset.ensure_shapes(out, **{**SMALL, 'seed': 4})
     assert (out / 'mark').exists()
-    dataset.make_shapes(out, **{**SMALL, 'seed': 4})
+    dataset.ensure_shapes(out, **{**SMALL, 'seed': 4}, replace=True)
     assert not (out / 'mark').exists()
     assert json.loads((out / 'shapes.json').read_text())['seed'] == 4
     for missing in ('val/000001.jpg', 'masks/train/000002.png'):
@@ -205,9 +205,9 @@ def test_a_complete_dataset_is_left_alone_and_another_one_refused(tmp_path):
 
 def test_foreign_files_are_never_replaced(tmp_path):
     (tmp_path / 'thesis.txt').write_text('years of work')
-    for call in (dataset.ensure_shapes, dataset.make_shapes):
+    for replace in (False, True):
         with pytest.raises(ValueError, match='something other than a shapes dataset'):
-            call(tmp_path, **SMALL)
+            dataset.ensure_shapes(tmp_path, **SMALL, replace=replace)
     assert (tmp_path / 'thesis.txt').read_text() == 'years of work'
 
 
