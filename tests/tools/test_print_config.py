@@ -36,8 +36,10 @@ def test_command(tmp_path, capsys):
     (tmp_path / 'elsewhere').mkdir()
     moved = Path(shutil.move(out, tmp_path / 'elsewhere'))
     assert Config.fromfile(moved).to_dict() == wanted.to_dict()
-    main([str(SHAPES), *options])
-    assert capsys.readouterr().out == moved.read_text()
+    small = tmp_path / 'small.py'
+    small.write_text('_base_ = []\nx = 1\ny = dict(a=x)\n')
+    main([str(small), '--cfg-options', 'y.a=2'])
+    assert capsys.readouterr().out == 'x = 1\ny = dict(a=2)\n'
 
 
 def test_what_cannot_be_written(tmp_path):
