@@ -24,10 +24,10 @@ MIM_FILES = (
 
 
 class BuildWithMim(build_py):
-    """Builds the package and puts the files for mim beside its modules."""
+    """Build the package and put the files for mim beside its modules."""
 
     def run(self) -> None:
-        """Copies into the build folder, or links into an editable source tree."""
+        """Copy into the build folder, or link into an editable source tree."""
         super().run()
         if self.editable_mode:
             link_mim(ROOT / 'mmlit' / '.mim')

@@ -35,11 +35,11 @@ PAGES = {'../tools/README.md': 'tools.md', '../configs/README.md': 'configs.md'}
 
 
 def _lead_to_pages(app, name: str, source: list) -> None:
-    """Turns links to what is a page here, right on GitHub, into links to the page."""
+    """Turn links to what is a page here, right on GitHub, into links to the page."""
     for file, page in PAGES.items():
         source[0] = source[0].replace(f']({file})', f']({page})')
 
 
 def setup(app) -> None:
-    """Called by Sphinx."""
+    """Connect to Sphinx."""
     app.connect('source-read', _lead_to_pages)

@@ -102,7 +102,7 @@ def test_the_example_of_a_json_is_sound(tmp_path):
     classes = ('screw', 'nut', 'washer')
     options = dict(data_prefix=dict(img='train/'), metainfo=dict(classes=classes))
     kinds = found(coco_config(tmp_path, **options))
-    # One annotation is no data set for three classes.
+    # One annotation is no dataset for three classes.
     assert set(kinds) == {('warning', 'class without an annotation')}
     (polygon,) = json.loads(text)['annotations'][0]['segmentation']
     x, y = np.reshape(polygon, (-1, 2)).T

@@ -216,7 +216,7 @@ def test_shapes_config():
     assert Path(cfg.data_root).is_absolute()
     assert Path(cfg.data_root).resolve() == CONFIGS.parents[1] / 'data' / 'shapes'
     detection = config_helpers.load('detection', 'mask-rcnn_lit-ti_fpn_shapes.py')
-    # One data set serves both demos.
+    # One dataset serves both demos.
     ours, theirs = (
         {**c.shapes, 'out': Path(c.shapes.out).resolve()} for c in (cfg, detection)
     )
