@@ -48,10 +48,8 @@ class Detector(nn.Module):
         return sum(head(maps[level]).square().mean() for head, level in pairs)
 
 
-def batch(size=4):
-    return torch.randn(
-        size, 3, 64, 96, dtype=torch.float64, generator=torch.manual_seed(1)
-    )
+def batch():
+    return torch.randn(4, 3, 64, 96, generator=torch.manual_seed(1)).double()
 
 
 def half(rank):
@@ -59,16 +57,13 @@ def half(rank):
     return batch()[rank::2]
 
 
-def gradients(model):
-    return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
-
-
 def learn(model, images, steps=1):
-    """DDP tells in the second step what it missed in the first."""
+    """Return the gradients. DDP reports in the second step what the first missed."""
     for _ in range(steps):
         model.zero_grad()
         model(images).backward()
-    return gradients(getattr(model, 'module', model))
+    model = getattr(model, 'module', model)
+    return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
 
 def difference(ours, theirs):
@@ -80,7 +75,7 @@ def difference(ours, theirs):
 
 
 def strict(model):
-    """Wrapped as mmengine does: no parameter may go without a gradient."""
+    """Wrap as mmengine does: no parameter may go without a gradient."""
     return MMDistributedDataParallel(model, broadcast_buffers=False)
 
 

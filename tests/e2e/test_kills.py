@@ -57,10 +57,8 @@ def check_same_end(one, other, epochs):
     for key in ('state_dict', 'optimizer', 'param_schedulers'):
         assert equal(one[key], other[key]), key
     # The loss of every iteration: none was left out, none is there twice.
-    losses = [
-        c['message_hub']['log_scalars']['train/loss'].data[0].tolist()
-        for c in (one, other)
-    ]
+    curves = [c['message_hub']['log_scalars']['train/loss'] for c in (one, other)]
+    losses = [curve.data[0].tolist() for curve in curves]
     assert losses[0] == losses[1] and len(losses[0]) == one['meta']['iter']
     return measured[0]
 
