@@ -1,4 +1,4 @@
-"""Write files whole or not at all: beside their place, which they take in one step."""
+"""Write files whole or not at all, in one step."""
 
 import contextlib
 import os
