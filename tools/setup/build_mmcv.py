@@ -176,7 +176,7 @@ def compile_header(header: Path, command: str) -> str:
             header.write_text('#include <torch/types.h>\n', encoding='utf-8')
         say("compiling torch's headers once for all files, about half a minute")
         make = f'{command} -x c++-header {name} -o {name}.part'
-        refused = failure('that', make, shell=True)
+        refused = failure('compiling them', make, shell=True)
         if refused:
             return refused
         # One that is newer than before would make all objects out of date.
