@@ -218,7 +218,7 @@ licences: mim
 	{ sed '/^|---/q' docs/licences.md; for env in .venv .venv-onedl .build/mim; do \
 	.build/licences/bin/pip-licenses --python $$env/bin/python --from=mixed --format=csv \
 	--with-system --ignore-packages mmlit || exit; done | sed -n -e 's/+cpu//' \
-	-e 's/^"\([^"]*\)","\([^"]*\)","\(.*\)"$$/| \1 | \2 | \3 |/p' | grep -v '^| Name ' | \
+	-e 's/^"\([^"]*\)","\([^"]*\)","\([^"]*\)"\{0,1\}$$/| \1 | \2 | \3 |/p' | grep -v '^| Name ' | \
 	LC_ALL=C sort -fu; } > .build/licences.md
 	mv .build/licences.md docs/licences.md
 

@@ -137,6 +137,7 @@ def test_a_compiler_that_refuses_the_header_builds_without(build):
     build.check()
 
 
+@pytest.mark.slow
 def test_a_torch_that_is_written_in_a_newer_language_gets_it(build):
     types = build.folder / 'include' / 'torch' / 'types.h'
     types.write_text(f'{types.read_text()}consteval int newer() {{ return 1; }}\n')
@@ -145,6 +146,7 @@ def test_a_torch_that_is_written_in_a_newer_language_gets_it(build):
     build.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize('at', ['c++-header', 'two.o'])
 def test_an_interrupted_build_goes_on(build, number, at):
@@ -173,6 +175,7 @@ def test_an_interrupted_build_goes_on(build, number, at):
     build.check()
 
 
+@pytest.mark.slow
 def test_what_is_compiled_is_not_compiled_again(build):
     build.use_compiler('two.o', 'echo "fatal error: Killed signal terminated"; exit 1')
     output, status = build.run()
@@ -190,6 +193,7 @@ def test_what_is_compiled_is_not_compiled_again(build):
     build.check()
 
 
+@pytest.mark.slow
 def test_the_second_of_two_builds_takes_the_wheel_of_the_first(build):
     build.use_compiler('two.o', 'sleep 1')
     first = build.start()
@@ -240,6 +244,7 @@ def test_a_missing_compiler_is_one_sentence(tmp_path, monkeypatch):
         build_mmcv.build_wheel(tmp_path / 'mmcv-2.1.0', 'cpu', 0)
 
 
+@pytest.mark.slow
 def test_sources_are_those_of_the_lock(tmp_path, monkeypatch):
     """With the real pip, and an index that holds another file of that version."""
     (tmp_path / 'setup.py').write_text(

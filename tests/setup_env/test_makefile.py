@@ -83,6 +83,7 @@ def test_a_second_run_does_nothing(checkout):
     assert checkout.run(PYTHONPATH='/elsewhere')[0] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('step', 'number'), [*zip(STEPS[:3], [2, 9, 2]), *zip(STEPS[3:], [9, 2, 9])]
 )
@@ -102,6 +103,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(checkout, step, number):
     assert checkout.run()[0] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'first'),
     [
@@ -191,6 +193,7 @@ def test_a_torch_that_fits_stays(checkout):
     assert checkout.run()[0] == [step for step in STEPS if step != 'torch==']
 
 
+@pytest.mark.slow
 def test_two_at_a_time_wait_for_each_other(checkout):
     checkout.stop_at('common.lock', 'sleep 2')
     (checkout.root / 'done').touch()
