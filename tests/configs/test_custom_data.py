@@ -19,11 +19,12 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
 from support.archs import RELATIVE
-from support.config_helpers import build, build_without_data, shrink
-from support.custom_data_helpers import (
+from support.config_helpers import (
     ROOT,
     add_up,
     blocks,
+    build,
+    build_without_data,
     commands,
     drop_outlines,
     make_checkpoint,
@@ -32,6 +33,7 @@ from support.custom_data_helpers import (
     replace,
     section,
     settings,
+    shrink,
 )
 from support.running_tools import metrics
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
-from support.custom_data_helpers import blocks, drop_outlines, make_workplace, section
+from support.config_helpers import blocks, drop_outlines, make_workplace, section
 from support.tiny_data import coco_config, found, write_image
 
 pytest.importorskip('mmdet', reason='a recipe is for mmdet')

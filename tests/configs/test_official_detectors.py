@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from mmlit import LIT
-from support.official_models import precision, save_as_the_authors, unsettle
+from support.official_files import precision, save_as_the_authors, unsettle
 
 pytest.importorskip('mmdet', reason='the detectors are those of mmdet')
 from mmcv.ops.nms import ext_module as nms_ops

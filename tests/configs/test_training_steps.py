@@ -10,7 +10,7 @@ from mmengine.model import MMDistributedDataParallel
 from support import config_helpers
 from support.archs import ABSOLUTE, RELATIVE
 from support.config_helpers import build, noise, shrink, train_on
-from support.two_processes import in_two
+from support.running_tools import in_two
 
 pytest.importorskip('mmdet', reason='the detection configs build on mmdet')
 pytest.importorskip('mmseg', reason='the segmentation configs are for mmseg')

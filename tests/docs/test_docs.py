@@ -17,6 +17,7 @@ from mmengine.registry import HOOKS
 
 import mmlit
 from support.config_helpers import build_without_data
+from support.dists import read_pins
 from support.docs_helpers import (
     DOCUMENTS,
     ROOT,
@@ -27,9 +28,8 @@ from support.docs_helpers import (
     fill_in,
     inline_commands,
     make_workplace,
+    run_python,
 )
-from support.forked_python import run_python
-from support.pins import read_pins
 from support.this_stack import STACK
 
 pytest.importorskip('mmdet', reason='the documents are for mmdet')

@@ -9,8 +9,7 @@ import torch
 
 from mmlit import read_checkpoint
 from mmlit_tools.test import main
-from support.running_tools import check_continued, finish, metrics
-from support.two_processes import free_port, launch
+from support.running_tools import check_continued, finish, free_port, launch, metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = ROOT / 'configs' / 'detection' / 'mask-rcnn_lit-ti_fpn_shapes.py'

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from mmlit import read_checkpoint
-from support import killing
-from support.running_tools import finish
-from support.two_processes import launch
+from support import running_tools
+from support.running_tools import finish, launch
 
 FSDP = Path(__file__).resolve().parents[2] / (
     'configs/detection/mask-rcnn_lit-b_fpn_fsdp_1x_coco.py'
@@ -18,13 +17,13 @@ FSDP = Path(__file__).resolve().parents[2] / (
 def config(tmp_path):
     """The demo's small network and data, sharded as the config for COCO says."""
     pytest.importorskip('mmdet', reason='trains a detector of mmdet')
-    path = killing.write_config(
+    path = running_tools.write_config(
         tmp_path,
         shapes=dict(train=8, val=4, size=64, seed=0),
         scale=(64, 64),
         model=dict(
-            backbone=dict(arch=dict(killing.TINY, _delete_=True)),
-            neck=dict(in_channels=list(killing.TINY['embed_dims'])),
+            backbone=dict(arch=dict(running_tools.TINY, _delete_=True)),
+            neck=dict(in_channels=list(running_tools.TINY['embed_dims'])),
         ),
         train_dataloader=dict(batch_size=2),
         default_hooks=dict(checkpoint=dict(max_keep_ckpts=1), logger=dict(interval=1)),

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 import mmlit.engine.fsdp  # noqa: F401
 from mmlit import LIT
 from support.archs import ABSOLUTE, RELATIVE
-from support.two_processes import in_two
+from support.running_tools import in_two
 
 TOLERANCE = 1e-12
 ARCHS = dict(relative=RELATIVE, absolute=ABSOLUTE)

@@ -8,9 +8,15 @@ import time
 import pytest
 
 from mmlit.engine.checkpoint_hook import INTERRUPTED, STOPPED
-from support import killing
+from support import running_tools
 from support.comparison import equal
-from support.killing import Training, final_metrics, last_checkpoint, progress, resumed
+from support.running_tools import (
+    Training,
+    final_metrics,
+    last_checkpoint,
+    progress,
+    resumed,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='no SIGKILL on Windows')
 
@@ -22,13 +28,13 @@ def needs_mmdet():
 
 def tiny(folder):
     """Four iterations an epoch, seconds in all; data by a worker."""
-    return killing.write_config(
+    return running_tools.write_config(
         folder,
         shapes=dict(train=8, val=4, size=64, seed=0),
         scale=(64, 64),
         model=dict(
-            backbone=dict(arch=dict(killing.TINY, _delete_=True)),
-            neck=dict(in_channels=list(killing.TINY['embed_dims'])),
+            backbone=dict(arch=dict(running_tools.TINY, _delete_=True)),
+            neck=dict(in_channels=list(running_tools.TINY['embed_dims'])),
             test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=20)),
         ),
         train_dataloader=dict(batch_size=2, num_workers=1),
@@ -39,7 +45,7 @@ def tiny(folder):
 
 def demo(folder):
     """The demo's own network and images, a fiftieth of their number."""
-    return killing.write_config(
+    return running_tools.write_config(
         folder,
         shapes=dict(train=32, val=4, size=160, seed=0),
         train_cfg=dict(max_epochs=4),
@@ -68,7 +74,7 @@ def test_one_training_through_everything(tmp_path):
     config, work_dir = tiny(tmp_path), tmp_path / 'disturbed'
     straight = Training(config, tmp_path / 'straight')
     assert straight.finish() == 0, straight.output[-3000:]
-    draw = killing.chance('the moment of the first kill')
+    draw = running_tools.chance('the moment of the first kill')
 
     # In the first epoch, anywhere.
     run = Training(config, work_dir)
@@ -89,7 +95,7 @@ def test_one_training_through_everything(tmp_path):
 
     # A disk that is full.
     size = (work_dir / INTERRUPTED).stat().st_size
-    run = Training(config, work_dir, preexec_fn=killing.limit_files(size // 2))
+    run = Training(config, work_dir, preexec_fn=running_tools.limit_files(size // 2))
     assert run.finish() == 1
     assert resumed(run.output) == done
     assert run.lines[-1].startswith('train.py: ')
@@ -132,7 +138,7 @@ def test_twenty_kills(tmp_path):
     first = Training(config, straight)
     assert first.finish() == 0, first.output[-3000:]
     duration = time.monotonic() - began
-    draw = killing.chance('the moments of the kills')
+    draw = running_tools.chance('the moments of the kills')
     kills, trainings, in_writes = 0, 0, 0
     while kills < 20:
         trainings += 1

@@ -5,9 +5,9 @@ import json
 import os
 
 from mmlit import read_checkpoint
+from support.running_tools import in_two
 from support.this_stack import STACK
 from support.toy_resuming import IMAGES, Untimely, build, check_same_end, noted, stopped
-from support.two_processes import in_two
 
 LOOPS = ['epochs', 'iterations'] if STACK == 'openmmlab' else ['epochs']
 

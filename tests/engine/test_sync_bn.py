@@ -10,7 +10,7 @@ from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from torch import nn
 
 from mmlit.engine.sync_bn import SyncBNOnGPU
-from support.two_processes import in_two
+from support.running_tools import in_two
 
 CFG = dict(type='SyncBNOnGPU', requires_grad=True)
 

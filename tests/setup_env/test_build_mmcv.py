@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.pins import REQUIREMENTS, read_pins
+from support.dists import REQUIREMENTS, read_pins
 
 FOLDER = REQUIREMENTS.parent / 'tools' / 'setup'
 sys.path.insert(0, str(FOLDER))

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from support.pins import REQUIREMENTS
+from support.dists import REQUIREMENTS
 
 CHECKOUT = REQUIREMENTS.parent
 # Stands in for the Python of the user and for those of the environments it makes.

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from support import wheels
+from support import dists
 from support.this_stack import only_on
 from support.tiny_data import CLASSES, write_coco
 
-MIM = wheels.CHECKOUT / '.build' / 'mim' / 'bin' / 'mim'
+MIM = dists.CHECKOUT / '.build' / 'mim' / 'bin' / 'mim'
 RETINANET = 'retinanet_lit-ti_fpn_1x_coco'
 
 pytestmark = [
@@ -30,8 +30,8 @@ pytestmark = [
 def site(tmp_path_factory):
     """A folder with mmlit installed from its wheel, and nothing of the checkout."""
     folder = tmp_path_factory.mktemp('mim')
-    wheel = wheels.build(wheels.CHECKOUT, folder / 'wheel', 'bdist_wheel')
-    wheels.install(wheel, folder / 'site')
+    wheel = dists.build(dists.CHECKOUT, folder / 'wheel', 'bdist_wheel')
+    dists.install(wheel, folder / 'site')
     return folder / 'site'
 
 
@@ -98,7 +98,7 @@ def test_download(site, tmp_path, releases):
     # The config is whole: nothing of mmlit or mmdet is needed to read it.
     config = here / f'{RETINANET}.py'
     assert '_base_ =' not in config.read_text()
-    installed = Config.fromfile(wheels.CHECKOUT / f'configs/detection/{RETINANET}.py')
+    installed = Config.fromfile(dists.CHECKOUT / f'configs/detection/{RETINANET}.py')
     assert Config.fromfile(config).model == installed.model
 
 

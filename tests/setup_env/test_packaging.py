@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support import wheels
+from support import dists
 
-CHECKOUT = wheels.CHECKOUT
+CHECKOUT = dists.CHECKOUT
 MIM = CHECKOUT / 'mmlit' / '.mim'
 
 
@@ -45,7 +45,7 @@ def files_of(folder, *patterns):
 
 @pytest.mark.slow
 def test_the_wheel_is_the_package_and_what_mim_wants(tmp_path):
-    wheel = wheels.build(CHECKOUT, tmp_path / 'wheel', 'bdist_wheel')
+    wheel = dists.build(CHECKOUT, tmp_path / 'wheel', 'bdist_wheel')
     wanted = {'model-index.yml'}
     wanted |= files_of('configs', 'README.md', '*/*.py', '*/metafile.yml')
     wanted |= files_of('tools', 'README.md', '*.py', '*.sh')
@@ -60,14 +60,14 @@ def test_the_wheel_is_the_package_and_what_mim_wants(tmp_path):
             assert info.external_attr >> 16 & 0o111, f'{info.filename} does not run'
 
     # The same by way of an sdist, whose tree has no links.
-    sdist = wheels.build(CHECKOUT, tmp_path / 'sdist', 'sdist')
-    tree = wheels.unpack(sdist, tmp_path / 'tree')
+    sdist = dists.build(CHECKOUT, tmp_path / 'sdist', 'sdist')
+    tree = dists.unpack(sdist, tmp_path / 'tree')
     # Its Makefile can do what it says: the documentation and the tests.
     shipped = files_of('docs', '*.md', '*.py', 'images/*.png')
     shipped |= files_of('tests', '*.py', '*/*.py', 'data/*.npz')
     assert {'docs/images/offsets.png', 'tests/data/golden.npz'} <= shipped
     assert [name for name in sorted(shipped) if not (tree / name).is_file()] == []
-    again = wheels.build(tree, tmp_path / 'again', 'bdist_wheel')
+    again = dists.build(tree, tmp_path / 'again', 'bdist_wheel')
     assert names_in(again) == expected
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.pins import REQUIREMENTS, read_pins
+from support.dists import REQUIREMENTS, read_pins
 from support.this_stack import STACK, only_on
 
 CHECKOUT = REQUIREMENTS.parent

@@ -9,9 +9,13 @@ A comment right above a fence, unseen where the page is read, says what is speci
 """
 
 import ast
+import multiprocessing
+import os
 import re
+import runpy
 import shlex
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +25,7 @@ import torch
 
 from mmlit import LIT
 from mmlit.archs import ARCHS
-from support.custom_data_helpers import make_checkpoint
+from support.config_helpers import make_checkpoint
 from support.official_files import official_state, save_in_full
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,3 +183,43 @@ def make_workplace(folder: Path, document: str) -> Path:
             save_in_full(folder / f'{name}.pth', state, kind)
         torch.save(LIT('small').state_dict(), folder / 'epoch_12.pth')
     return folder
+
+
+FORKS = multiprocessing.get_context('forkserver')
+FORKS.set_forkserver_preload(
+    'torch cv2 mmcv.ops mmdet.apis mmdet.engine mmdet.evaluation mmseg.apis mmlit'
+    ' support.docs_helpers'.split()
+)
+
+
+def run_python(arguments, folder, **environment):
+    """Do what `python ARGUMENTS` does in a folder.
+
+    Returns:
+        (the exit status, what it prints).
+    """
+    output = folder / 'output.txt'
+    process = FORKS.Process(
+        target=_be_python, args=(arguments, folder, output, environment)
+    )
+    process.start()
+    process.join(600)
+    process.kill()
+    return process.exitcode, output.read_text(errors='replace')
+
+
+def _be_python(arguments, folder, output, environment):
+    with open(output, 'w') as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(folder)
+    os.environ.update(environment, MPLBACKEND='Agg', OMP_NUM_THREADS='1')
+    torch.set_num_threads(1)  # What a fork of several does is anyone's guess.
+    script, *rest = arguments
+    if script == '-c':
+        sys.argv = ['-c', *rest[1:]]
+        exec(compile(rest[0], '<string>', 'exec'), {'__name__': '__main__'})
+    else:
+        sys.argv = [script, *rest]
+        sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
+        runpy.run_path(script, run_name='__main__')

@@ -74,7 +74,7 @@ def full(root, name):
 
 
 def reduced(name):
-    """A golden out of the file that `make_reduced_golden.py` wrote."""
+    """A golden out of the file that was once cut, unrounded, from the full set's."""
     with np.load(REDUCED) as file:
         index = json.loads(str(file['index']))
         floats = np.ascontiguousarray(file['floats'].T).view(np.float32).ravel()

@@ -1,11 +1,17 @@
-"""Make official checkpoint files of any LIT, from the description of their keys.
+"""Make official files of any LIT by the description of their keys, and load them.
 
-Nothing here comes from `mmlit.weights`: the tests compare the two.
+The keys and shapes do not come from `mmlit.weights`: the tests compare the two.
 """
 
 import argparse
+from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
+from mmengine.model import BaseModule
+
+from mmlit import LIT
+from mmlit.weights.convert import to_official
 
 #: The authors' micro networks, which the golden files are of.
 RELATIVE_MICRO = dict(
@@ -137,3 +143,95 @@ def save_in_full(path, state, kind, family='relative'):
     """The file that `official_file` describes, with all numbers of expanded tensors."""
     state = {key: value.contiguous() for key, value in state.items()}
     torch.save(official_file(state, kind, family), path)
+
+
+@contextmanager
+def precision(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def unsettle(model):
+    """Move away from their start the weights and buffers that begin alike."""
+    for key, value in model.state_dict().items():
+        if key.endswith('running_mean'):
+            value.normal_(0, 0.2)
+        elif key.endswith('running_var'):
+            value.uniform_(0.5, 1.5)
+        elif 'conv_offset' in key:
+            value.normal_(0, 0.1)
+
+
+def save_as_the_authors(model, path, meta, biases):
+    """Write a model's weights under official keys; biases: zeros or random."""
+    state, backbone = {}, model.backbone.state_dict()
+    official = to_official(backbone, model.backbone.arch)
+    if biases == 'random':
+        for key in [key for key in official if key.endswith('dconv.bias')]:
+            mean = key.replace('dconv.bias', 'norm_layer.running_mean')
+            official[key] = torch.randn_like(official[key]) * 0.3
+            official[mean] = official[mean] + official[key]
+    for key, value in model.state_dict().items():
+        if not key.startswith('backbone.'):
+            state[key] = value
+    state.update({f'backbone.{key}': value for key, value in official.items()})
+    torch.save(dict(meta=meta, state_dict=state, optimizer={}), path)
+
+
+FAMILIES = {'relative': RELATIVE_MICRO, 'absolute': ABSOLUTE_MICRO}
+NAME = 'LIT of embed_dims (24, 48, 96, 192), depths (1, 1, 2, 1)'
+TABLE = 'layers.2.blocks.0.attn.relative_position_bias_table'
+OUR_TABLE = 'stages.2.blocks.0.attn.position_bias.relative_position_bias_table'
+
+
+class Detector(BaseModule):
+    """As much of a detector as loading needs."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = torch.nn.Linear(2, 2)
+
+
+def official(family, kind):
+    """A micro network's weights under official keys, in a dict of its own."""
+    return dict(_official(family, kind))
+
+
+@lru_cache(maxsize=None)
+def _official(family, kind):
+    return official_state(FAMILIES[family], kind)
+
+
+def relative(**kwargs):
+    return LIT(RELATIVE_MICRO, **{'img_size': 224, **kwargs})
+
+
+def snapshot(net):
+    return {key: value.clone() for key, value in net.state_dict().items()}
+
+
+def changed(net, before):
+    now = net.state_dict()
+    return {key for key in now if not torch.equal(now[key], before[key])}
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for key in one:
+        assert one[key].dtype == other[key].dtype, key
+        assert torch.equal(one[key], other[key]), key
+
+
+def empty_lit(arch, **kwargs):
+    """A LIT of which every number is not a number, to see that all are filled."""
+    with torch.device('meta'):
+        net = LIT(arch, **kwargs)
+    net.to_empty(device='cpu')
+    for value in net.state_dict().values():
+        value.fill_(float('nan') if value.is_floating_point() else -1)
+    return net

@@ -1,11 +1,26 @@
-"""Run tools, in this process or in their own, and read what they leave."""
+"""Run tools and functions in processes of their own, two at once, or cut short."""
 
+import functools
+import importlib.util
+import inspect
 import json
+import os
+import random
+import re
+import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from mmlit import read_checkpoint
 
 SPLITS = {'train': 'train', 'val': 'val', 'test': 'val'}
 
@@ -62,3 +77,210 @@ def check_continued(first, second, steps):
     ]
     assert sum(moved) > len(moved) / 2
     return first['meta'], second['meta']
+
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+
+
+def in_two(*works):
+    """Call each work(rank) in two processes that have a group; raise their errors.
+
+    Works are functions at the top of a module, or partials of these. Starting takes
+    seconds, so that what can be checked in one go is; the error says which work failed.
+    """
+    mp.spawn(_join, (free_port(), [_locate(work) for work in works]), nprocs=2)
+
+
+def _locate(work):
+    """Return file, name and arguments: pytest's names of test modules do not import."""
+    function, arguments = getattr(work, 'func', work), getattr(work, 'args', ())
+    return inspect.getfile(function), function.__name__, arguments
+
+
+def _join(rank, port, works):
+    torch.set_num_threads(1)
+    # Not by a file: once one process waited for that after the other had ended.
+    dist.init_process_group(
+        'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=2
+    )
+    for file, name, arguments in works:
+        getattr(_load(file), name)(*arguments, rank)
+    dist.destroy_process_group()
+
+
+@functools.lru_cache
+def _load(file):
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def free_port():
+    """Return a free port for MASTER_PORT."""
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        return server.getsockname()[1]
+
+
+def launch(script, *arguments, cwd, **variables):
+    """Start a script of tools/ with this Python, on a port of its own."""
+    environment = dict(
+        os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PORT=str(free_port())
+    )
+    environment.update({key: str(value) for key, value in variables.items()})
+    return subprocess.Popen(
+        ['bash', str(TOOLS / script), *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ROOT / 'tools' / 'train.py'
+SHAPES = ROOT / 'configs' / 'detection' / 'mask-rcnn_lit-ti_fpn_shapes.py'
+#: A LIT of all its parts, in thousands of parameters.
+TINY = dict(
+    embed_dims=(16, 24, 32, 48),
+    depths=(1, 1, 1, 1),
+    num_heads=(1, 1, 2, 4),
+    mlp_ratios=(2, 2, 2, 2),
+    pos_embed='absolute',
+    norm_eps=1e-6,
+    drop_path_rate=0.2,
+)
+
+
+def write_config(folder, **settings):
+    """The demo's config on other data, with `settings` as its last lines."""
+    data = folder / 'data'
+    lines = [f'_base_ = {str(SHAPES)!r}']
+    settings.setdefault('val_evaluator', {})['ann_file'] = (
+        f'{data}/annotations/val.json'
+    )
+    settings['shapes']['out'] = str(data)
+    settings['test_evaluator'] = settings['val_evaluator']
+    for split in SPLITS:
+        loader = settings.setdefault(f'{split}_dataloader', {})
+        loader.setdefault('dataset', {})['data_root'] = f'{data}/'
+    lines += [f'{name} = {value!r}' for name, value in settings.items()]
+    (folder / 'config.py').write_text('\n'.join(lines) + '\n')
+    return folder / 'config.py'
+
+
+class Training:
+    """One start of train.py, in a group of processes of its own."""
+
+    def __init__(self, config, work_dir, *options, **popen):
+        self.work_dir = Path(work_dir)
+        command = [TRAIN, config, '--work-dir', work_dir, '--resume', *options]
+        self.process = subprocess.Popen(
+            [sys.executable, '-u', *map(str, command)],
+            cwd=self.work_dir.parent,
+            # Bit by bit the same is promised of one thread.
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            **popen,
+        )
+        self.lines = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        self.lines.extend(self.process.stdout)
+
+    @property
+    def output(self):
+        return ''.join(self.lines)
+
+    def wait_for(self, condition, patience=300):
+        """Until the condition holds; False where the training was over before."""
+        end = time.monotonic() + patience
+        while not condition():
+            if self.process.poll() is not None:
+                return False
+            assert time.monotonic() < end, self.output[-3000:]
+            time.sleep(0.0005)
+        return True
+
+    def kill(self):
+        """SIGKILL to it and its workers, which leaves nobody time for anything."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        return self.finish()
+
+    def terminate(self):
+        """SIGTERM to it and its workers at once, as Slurm sends it."""
+        os.killpg(self.process.pid, signal.SIGTERM)
+        return self.finish()
+
+    def finish(self):
+        """The exit status."""
+        status = self.process.wait(timeout=900)
+        self._reader.join(10)
+        return status
+
+    def parts(self):
+        """What is being written right now."""
+        return [p for p in self.work_dir.glob('.*.pth.part') if p.stat().st_size]
+
+    def writes(self):
+        try:
+            return bool(self.parts())
+        except FileNotFoundError:
+            return False  # It has taken its place meanwhile.
+
+
+def progress(work_dir):
+    """Epochs and iterations of the newest whole checkpoint; all must be whole."""
+    done = (0, 0)
+    for path in work_dir.glob('*.pth'):
+        meta = read_checkpoint(path)['meta']
+        done = max(done, (meta['epoch'], meta['iter']))
+    note = work_dir / 'last_checkpoint'
+    if note.exists():
+        noted = read_checkpoint(note.read_text())['meta']
+        # A kill between the two leaves the note one behind.
+        assert noted['epoch'] >= done[0] - 1
+    else:
+        assert done[0] <= 1
+    return done
+
+
+def resumed(output):
+    """Where a run says that it went on, as `progress` has it."""
+    found = re.search(r'resumed epoch: (\d+), iter: (\d+)', output)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def last_checkpoint(work_dir):
+    return read_checkpoint((work_dir / 'last_checkpoint').read_text())
+
+
+def final_metrics(work_dir, epochs):
+    """What was measured after the last epoch."""
+    found = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            record = json.loads(line) if line.endswith('}') else {}
+            if record.get('step') == epochs and 'coco/bbox_mAP' in record:
+                found = record
+    return {k: v for k, v in found.items() if k.startswith('coco/')}
+
+
+def chance(name):
+    """Random numbers that can be had again: the seed is printed with a failure."""
+    seed = int(os.environ.get('MMLIT_KILL_SEED') or time.time())
+    print(f'MMLIT_KILL_SEED={seed} repeats {name}')
+    return random.Random(seed)
+
+
+def limit_files(size):
+    """For `preexec_fn`: no file grows beyond `size`, as if the disk were full."""
+    resource = pytest.importorskip('resource')
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

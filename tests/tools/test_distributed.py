@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mmlit.errors import UserError
 from mmlit_tools import distributed
-from support.two_processes import free_port
+from support.running_tools import free_port
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 

@@ -25,7 +25,7 @@ from mmlit_tools.infer.sources import find_sources
 from mmlit_tools.models import ModelError
 from support.config_helpers import CONFIGS, build
 from support.micro_models import FPN_SHAPES, MASK_RCNN_SHAPES, write_micro
-from support.official_models import save_as_the_authors
+from support.official_files import save_as_the_authors
 from support.running_tools import start, stopped
 
 INFER = CONFIGS.parent / 'tools' / 'infer.py'

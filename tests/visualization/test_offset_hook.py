@@ -21,7 +21,7 @@ from mmengine.visualization.vis_backend import BaseVisBackend
 from mmlit import OffsetVisualizationHook
 from mmlit.visualization.offsets import offset_statistics
 from mmlit.visualization.probe import probe
-from support import killing
+from support import running_tools
 from support.looking_helpers import (
     ARCH,
     PIPELINE,
@@ -243,7 +243,7 @@ def test_iterations_can_be_counted(tmp_path):
 @pytest.mark.slow
 def test_a_detector_trained_by_the_real_tool(tmp_path):
     pytest.importorskip('mmdet', reason='trains a detector of mmdet')
-    config = killing.write_config(
+    config = running_tools.write_config(
         tmp_path,
         shapes=dict(train=2, val=1, size=64, seed=0),
         model=dict(
@@ -253,7 +253,7 @@ def test_a_detector_trained_by_the_real_tool(tmp_path):
         train_cfg=dict(max_epochs=1, val_interval=5),
         custom_hooks=[dict(type='OffsetVisualizationHook')],
     )
-    run(killing.TRAIN, config, '--work-dir', 'work', cwd=tmp_path)
+    run(running_tools.TRAIN, config, '--work-dir', 'work', cwd=tmp_path)
     folder = next((tmp_path / 'work').glob('*/vis_data'))
     pictures = {path.name for path in (folder / 'vis_image').iterdir()}
     assert pictures == {f'offsets_stage_{k}_1.png' for k in STAGES}

@@ -8,12 +8,15 @@ from mmlit.archs import ARCHS
 from mmlit.ops.relative_bias import dense_bias
 from mmlit.weights.convert import to_mmlit, to_official
 from mmlit.weights.families import recognise
-from support.loading_helpers import FAMILIES, OUR_TABLE, TABLE, same
 from support.official_files import (
     ABSOLUTE_MICRO,
+    FAMILIES,
+    OUR_TABLE,
     RELATIVE_MICRO,
+    TABLE,
     official_shapes,
     official_state,
+    same,
 )
 
 

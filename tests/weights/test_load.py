@@ -10,7 +10,8 @@ from mmengine.model import ExponentialMovingAverage
 
 from mmlit import LIT
 from mmlit.weights import load as loading
-from support.loading_helpers import (
+from support.official_files import (
+    ABSOLUTE_MICRO,
     FAMILIES,
     NAME,
     OUR_TABLE,
@@ -18,11 +19,11 @@ from support.loading_helpers import (
     Detector,
     changed,
     official,
+    official_file,
     relative,
     same,
     snapshot,
 )
-from support.official_files import ABSOLUTE_MICRO, official_file
 
 # --- the layouts, under any prefix, in any container ------------------------------
 

@@ -8,20 +8,18 @@ from mmengine.runner import load_checkpoint
 
 from mmlit import LIT, read_checkpoint
 from mmlit.archs import ARCHS
-from support.loading_helpers import (
+from support.official_files import (
+    ABSOLUTE_MICRO,
     FAMILIES,
+    IMG_SIZES,
     NAME,
     Detector,
     empty_lit,
     official,
-    relative,
-    same,
-)
-from support.official_files import (
-    ABSOLUTE_MICRO,
-    IMG_SIZES,
     official_file,
     official_state,
+    relative,
+    same,
     save_in_full,
 )
 

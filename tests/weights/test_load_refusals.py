@@ -7,16 +7,17 @@ import torch
 
 from mmlit import LIT
 from mmlit.archs import ARCHS
-from support.loading_helpers import (
+from support.official_files import (
+    ABSOLUTE_MICRO,
     NAME,
     TABLE,
     Detector,
     changed,
     official,
+    official_state,
     relative,
     snapshot,
 )
-from support.official_files import ABSOLUTE_MICRO, official_state
 
 
 def refused(net, state, *words, strict=False):
