@@ -3,7 +3,7 @@
 Without torch: configs, converters and documentation can read this table cheaply.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Dict, Sequence, Tuple, Union
 
 from .arguments import check_rate
@@ -79,6 +79,16 @@ class Arch:
         return tuple(value)
 
 
+_SMALL = Arch(
+    embed_dims=(96, 192, 384, 768),
+    depths=(2, 2, 6, 2),
+    num_heads=(3, 6, 12, 24),
+    mlp_ratios=(4, 4, 4, 4),
+    pos_embed='relative',
+    norm_eps=1e-5,
+    drop_path_rate=0.2,
+)
+_MEDIUM = replace(_SMALL, depths=(2, 2, 18, 2), drop_path_rate=0.3)
 ARCHS = {
     'tiny': Arch(
         embed_dims=(64, 128, 320, 512),
@@ -89,31 +99,12 @@ ARCHS = {
         norm_eps=1e-6,
         drop_path_rate=0.1,
     ),
-    'small': Arch(
-        embed_dims=(96, 192, 384, 768),
-        depths=(2, 2, 6, 2),
-        num_heads=(3, 6, 12, 24),
-        mlp_ratios=(4, 4, 4, 4),
-        pos_embed='relative',
-        norm_eps=1e-5,
-        drop_path_rate=0.2,
-    ),
-    'medium': Arch(
-        embed_dims=(96, 192, 384, 768),
-        depths=(2, 2, 18, 2),
-        num_heads=(3, 6, 12, 24),
-        mlp_ratios=(4, 4, 4, 4),
-        pos_embed='relative',
-        norm_eps=1e-5,
-        drop_path_rate=0.3,
-    ),
-    'base': Arch(
+    'small': _SMALL,
+    'medium': _MEDIUM,
+    'base': replace(
+        _MEDIUM,
         embed_dims=(128, 256, 512, 1024),
-        depths=(2, 2, 18, 2),
         num_heads=(4, 8, 16, 32),
-        mlp_ratios=(4, 4, 4, 4),
-        pos_embed='relative',
-        norm_eps=1e-5,
         drop_path_rate=0.5,
     ),
 }

@@ -11,13 +11,7 @@ from .attention import GlobalAttention
 
 
 class Mlp(BaseModule):
-    """Linear, GELU, Linear on every token by itself.
-
-    Args:
-        channels: Channels C in and out.
-        hidden_channels: Channels in between.
-        drop_rate: Dropout after either layer.
-    """
+    """Linear, GELU, Linear on every token by itself, with dropout after either."""
 
     def __init__(self, channels: int, hidden_channels: int, drop_rate: float = 0.0):
         super().__init__()

@@ -17,13 +17,7 @@ PATCH_NORM_EPS = 1e-5
 
 
 class PatchConv2d(nn.Conv2d):
-    """A convolution with a stride of its kernel's size, in the input's dtype.
-
-    Args:
-        in_channels: Channels C.
-        out_channels: Channels C'.
-        size: Side p of the patches.
-    """
+    """A convolution with a stride of its kernel's size, in the input's dtype."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int):
         super().__init__(in_channels, out_channels, size, stride=size)
@@ -38,10 +32,6 @@ class PatchEmbed(BaseModule):
 
     Images whose sides are no multiples of 4 are zero-padded right and bottom, as in
     the authors' S/M/B code (their tiny crops instead).
-
-    Args:
-        in_channels: Image channels.
-        channels: Token channels C.
     """
 
     def __init__(self, in_channels: int, channels: int):
@@ -62,9 +52,6 @@ class OffsetConv(PatchConv2d):
 
     It starts at zero, so that DTM starts as a plain strided convolution. Its output is
     (B, 8, H//2, W//2): y, x of each point, row by row.
-
-    Args:
-        in_channels: Channels C of the tokens.
     """
 
     def __init__(self, in_channels: int):
@@ -86,10 +73,6 @@ class MergeConv2d(DeformConv2d):
 
     There is no bias: the authors' has one right before a BatchNorm, which subtracts
     it again in training; for evaluation it folds into the running mean.
-
-    Args:
-        in_channels: Channels C.
-        out_channels: Channels C' of the merged tokens.
     """
 
     #: What samples and merges; an exporter may set one made of operators it knows.
@@ -122,10 +105,6 @@ class DeformableTokenMerging(BaseModule):
 
     Where a strided convolution would merge the four tokens of a fixed 2x2 cell, DTM
     samples the four at positions that it predicts from the cell.
-
-    Args:
-        in_channels: Channels C.
-        out_channels: Channels C' of the merged tokens.
     """
 
     def __init__(self, in_channels: int, out_channels: int):

@@ -1,7 +1,6 @@
 """Hold position parameters: relative bias tables and absolute embeddings.
 
-Both are learned at one reference size and resized to the map at hand, see
-:mod:`mmlit.ops.resize`.
+:mod:`mmlit.ops.resize` says how they are resized to the map at hand.
 """
 
 import torch

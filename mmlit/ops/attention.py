@@ -80,23 +80,15 @@ def auto(
     return sdpa(q, k, v, bias_table, dropout_p)
 
 
-KERNELS: Dict[str, Kernel] = {
-    'auto': auto,
-    'eager': eager,
-    'sdpa': sdpa,
-    'chunked': chunked,
-    'flex': flex,
-}
+KERNELS: Dict[str, Kernel] = dict(
+    auto=auto, eager=eager, sdpa=sdpa, chunked=chunked, flex=flex
+)
 #: The kernels that refuse dropout on the attention weights.
 WITHOUT_DROPOUT = ('chunked', 'flex')
 
 
 def resolve_kernel(name: str, dropout_p: float = 0.0) -> Kernel:
     """Return the kernel that an ``attn_kernel`` argument means.
-
-    Args:
-        name: A key of :data:`KERNELS`.
-        dropout_p: The dropout on the attention weights that it will be asked for.
 
     Raises:
         ValueError: Unknown name, a kernel that cannot run here, or one without the

@@ -14,13 +14,7 @@ import torch.nn.functional as F
 from mmcv.ops.deform_conv import DeformConv2dFunction, deform_conv2d
 from torch import Tensor
 
-from .tracing import (
-    contiguous_if_compiling,
-    define_op,
-    differentiable,
-    is_compiling,
-    is_exporting,
-)
+from .tracing import define_op, differentiable, is_compiling, is_exporting
 
 MERGE_SIZE = 2
 MAX_IM2COL_STEP = 32
@@ -47,19 +41,13 @@ def deformable_merge(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
 
 def _merge_by_mmcv(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     merge = _mmcv_op if is_compiling() or is_exporting() else _mmcv
+    # mmcv turns offsets into integers unchecked: at a NaN its backward pass on a CPU
+    # reads beyond the map, and ends the process.
+    finite = offsets.nan_to_num(nan=FAR).clamp(-FAR, FAR)
     # Its kernels read memory in order: those of the GPU refuse any other, those of the
     # CPU do not look.
-    arguments = tokens, _clamp_offsets(offsets), weight
-    merged = merge(*(x.contiguous() for x in arguments))
+    merged = merge(*(x.contiguous() for x in (tokens, finite, weight)))
     return merged + (offsets * 0).sum(1, keepdim=True)
-
-
-def _clamp_offsets(offsets: Tensor) -> Tensor:
-    """Clamp offsets to what mmcv can turn into integers, which it does unchecked.
-
-    At a NaN its backward pass on a CPU reads beyond the map, and ends the process.
-    """
-    return offsets.nan_to_num(nan=FAR).clamp(-FAR, FAR)
 
 
 def _merge_gathered(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
@@ -75,14 +63,15 @@ def _merge_gathered(tokens: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     samples = samples.view(-1, MERGE_SIZE**2 * channels)  # points, then channels
     merged = F.linear(samples, weight.permute(0, 2, 3, 1).flatten(1))
     merged = merged.view(len(tokens), rows, columns, -1).permute(0, 3, 1, 2)
-    return contiguous_if_compiling(merged)
+    # torch 2.13's compiler fails to put the strides of a view in order where they
+    # depend on an unknown size and the backward pass reads the view.
+    return merged.contiguous() if is_compiling() else merged
 
 
 def _corners(offsets: Tensor, grid: Tuple[int, int]) -> Tuple[Tensor, Tensor]:
     """Find the four tokens around each sampling point, and their bilinear shares.
 
-    Returns:
-        Token indices and bilinear shares, both (B * H//2 * W//2 * points, 4).
+    Both are (B * H//2 * W//2 * points, 4).
     """
     batch, _, rows, columns = offsets.shape
     points = torch.arange(MERGE_SIZE, device=offsets.device)
@@ -153,19 +142,13 @@ def _fake(tokens, offsets, weight):
     return tokens.new_empty(len(tokens), len(weight), *offsets.shape[2:])
 
 
-def _fake_backward(grad, tokens, offsets, weight):
-    return tuple(torch.empty_like(x) for x in (tokens, offsets, weight))
-
-
-_backward_op = define_op('deform_conv2d_backward', _mmcv_backward, _fake_backward)
-
-
-def _save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
-def _gradients(ctx, grad):
-    return _backward_op(grad, *ctx.saved_tensors)
-
-
-_mmcv_op = differentiable(define_op('deform_conv2d', _mmcv, _fake), _gradients, _save)
+_backward_op = define_op(
+    'deform_conv2d_backward',
+    _mmcv_backward,
+    lambda grad, *inputs: tuple(torch.empty_like(x) for x in inputs),
+)
+_mmcv_op = differentiable(
+    define_op('deform_conv2d', _mmcv, _fake),
+    lambda ctx, grad: _backward_op(grad, *ctx.saved_tensors),
+    lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)

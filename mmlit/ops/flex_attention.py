@@ -54,9 +54,6 @@ def bias_lookup(bias_table: Tensor) -> Callable:
     Read flat, ``bias[h, i, j] = table[h, place[i] - place[j] + centre]`` with
     ``place = y * (2W-1) + x`` of a token. The places are tensors rather than
     arithmetic with W, which the compiler would bake in.
-
-    Args:
-        bias_table: (heads, 2H-1, 2W-1).
     """
     y, x = (torch.arange(n, device=bias_table.device) for n in grid_of(bias_table))
     of_key = (y[:, None] * bias_table.shape[2] + x).flatten()

@@ -18,17 +18,11 @@ def grid_of(table: Tensor) -> Tuple[int, int]:
 
 
 def dense_bias(table: Tensor) -> Tensor:
-    """Spell a bias table out for every pair of tokens.
+    """Spell a bias table out for every pair of tokens: (heads, queries, keys).
 
     ``bias[h, (y1, x1), (y2, x2)] = table[h, y1 - y2 + H - 1, x1 - x2 + W - 1]``: for
     a fixed query the bias is a window of the table, read backwards, so strided views
     give it without an index tensor.
-
-    Args:
-        table: (heads, 2H-1, 2W-1).
-
-    Returns:
-        (heads, H*W, H*W), queries before keys.
     """
     heads, (height, width) = len(table), grid_of(table)
     if is_exporting():
@@ -61,11 +55,6 @@ def unfold_columns(table: Tensor, width: int, columns: slice) -> Tensor:
     of map column x read ``table[:, :, x:x + W]``: (2H-1)*W numbers, where spelling
     their bias out takes H*N.
 
-    Args:
-        table: (heads, 2H-1, 2W-1).
-        width: Map width W.
-        columns: The map columns x.
-
     Returns:
         (heads, columns, (2H-1)*W), for :func:`bias_windows`.
     """
@@ -76,12 +65,8 @@ def unfold_columns(table: Tensor, width: int, columns: slice) -> Tensor:
 def bias_windows(strips: Tensor, grid: tuple, rows: slice = slice(None)) -> Tensor:
     """View the bias of the queries in some map rows within the strips of their columns.
 
-    The window of query (y, x) starts y*W numbers into the strip of column x.
-
-    Args:
-        strips: (heads, columns, (2H-1)*W), of :func:`unfold_columns`.
-        grid: Token grid (H, W).
-        rows: The map rows y.
+    The window of query (y, x) starts y*W numbers into the strip of column x, one of
+    :func:`unfold_columns`.
 
     Returns:
         (heads, columns, rows, N), over reversed keys; its elements overlap.

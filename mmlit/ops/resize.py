@@ -2,7 +2,8 @@
 
 Both kinds are learned at one reference size and resized to the map at hand as the
 authors do, with ``align_corners=False``: relative bias tables bicubically, absolute
-embeddings bilinearly. Half precision is resized in float32.
+embeddings bilinearly. Half precision is resized in float32 and rounded back; what has
+the right size already is returned as it is.
 """
 
 import torch
@@ -13,16 +14,7 @@ from .tracing import define_op, differentiable, is_compiling, is_exporting
 
 
 def resize_bias_table(table: Tensor, grid: tuple) -> Tensor:
-    """Resize a bias table to a token grid, bicubically, as an image of offsets.
-
-    Args:
-        table: (heads, 2*S_h - 1, 2*S_w - 1); rows are dy, columns dx.
-        grid: Target token grid (H, W).
-
-    Returns:
-        (heads, 2H-1, 2W-1) in the table's dtype, computed in float32 or better;
-        the table itself where it has that size already.
-    """
+    """Resize a table, (heads, dy, dx), to a token grid (H, W): (heads, 2H-1, 2W-1)."""
     size = (2 * grid[0] - 1, 2 * grid[1] - 1)
     if is_compiling():
         return _resize_op(table, *size)
@@ -33,16 +25,7 @@ def resize_bias_table(table: Tensor, grid: tuple) -> Tensor:
 
 
 def resize_embedding(embed: Tensor, grid: tuple) -> Tensor:
-    """Resize an absolute embedding to a token grid, bilinearly.
-
-    Args:
-        embed: (1, S_h, S_w, C).
-        grid: Target token grid (H, W).
-
-    Returns:
-        (1, H, W, C) in the embedding's dtype, computed in float32 or better; the
-        embedding itself where it has that size already.
-    """
+    """Resize an embedding, (1, S_h, S_w, C), to a token grid: (1, H, W, C)."""
     if not is_exporting() and embed.shape[1:3] == tuple(grid):
         return embed
     image = _interpolate(embed.permute(0, 3, 1, 2), tuple(grid), 'bilinear')

@@ -8,20 +8,17 @@ shape of the output.
 from typing import Callable
 
 import torch
-from torch import Tensor
 
-#: Namespace of the operators: ``torch.ops.mmlit.<name>``.
-NAMESPACE = 'mmlit'
 #: torch < 2.4 cannot define operators in Python. Everything works without them, but
 #: for torch.compile.
 AVAILABLE = hasattr(torch.library, 'custom_op')
 
 
 def define_op(name: str, function: Callable, fake: Callable) -> Callable:
-    """Register a function as an operator.
+    """Register a function as an operator, ``torch.ops.mmlit.<name>``.
 
     Args:
-        name: Its name in :data:`NAMESPACE`.
+        name: Its name.
         function: Takes tensors, optional tensors and numbers, returns tensors that
             share no memory with its arguments. Its annotations become the schema.
         fake: Takes the same arguments, returns tensors of the right shape, dtype and
@@ -29,7 +26,7 @@ def define_op(name: str, function: Callable, fake: Callable) -> Callable:
     """
     if not AVAILABLE:
         return function
-    op = torch.library.custom_op(f'{NAMESPACE}::{name}', function, mutates_args=())
+    op = torch.library.custom_op(f'mmlit::{name}', function, mutates_args=())
     op.register_fake(fake)
     return op
 
@@ -55,23 +52,9 @@ def is_compiling() -> bool:
     return _compiler_says('is_compiling') and not is_exporting()
 
 
-def contiguous_if_compiling(x: Tensor) -> Tensor:
-    """Make a permuted view contiguous under torch.compile.
-
-    torch 2.13's compiler fails to put the strides of a view in order where they depend
-    on an unknown size and the backward pass reads the view.
-    """
-    return x.contiguous() if is_compiling() else x
-
-
 def is_exporting() -> bool:
     """Tell whether torch.export, or an ONNX export of either kind, is tracing."""
     return _compiler_says('is_exporting') or torch.onnx.is_in_onnx_export()
-
-
-def is_traced() -> bool:
-    """Tell whether the caller is being recorded, to run again on other tensors."""
-    return is_compiling() or is_exporting() or torch.jit.is_tracing()
 
 
 def _compiler_says(question: str) -> bool:

@@ -44,12 +44,11 @@ def draw_offsets(
 ) -> 'Figure':
     """Draw the points that merged tokens sampled, coloured by their displacement.
 
-    Args:
-        merging: The record to draw.
-        image: The picture to draw it over.
-        cells: (row, column) of the merged tokens; ``None`` for all whose centre lies
-            in the picture.
+    ``cells`` are (row, column) of the merged tokens; ``None`` draws all whose centre
+    lies in the picture.
     """
+    from matplotlib.collections import LineCollection
+
     if cells is None:
         chosen = image.contains(merging.anchors().mean(dim=2))
     else:
@@ -66,7 +65,16 @@ def draw_offsets(
     order = np.argsort(lengths, kind='stable')  # the longest on top
     points, anchors, lengths = points[order], anchors[order], lengths[order]
     if few:
-        _draw_lines(axis, anchors, points, lengths, top, alone)
+        lines = LineCollection(
+            np.stack([anchors, points], axis=1),
+            array=lengths,
+            cmap=COLOUR_MAP,
+            clim=(0, top),
+            linewidths=1.4 if alone else 0.6,
+            alpha=1.0 if alone else 0.6,
+            zorder=2,
+        )
+        axis.add_collection(lines)
     dots = axis.scatter(
         *points.T,
         c=lengths,
@@ -135,22 +143,6 @@ def _dot_size(merging: TokenMergingRecord, image: SingleImage, alone: bool) -> f
     inches = 0.86 * WIDTH * stride_of(merging.stage - 1) / image.scale[0]
     room = 72 * inches / image.size[0]
     return float(np.clip((0.5 * room) ** 2, 0.8, 18.0))
-
-
-def _draw_lines(axis, anchors, points, lengths, top: float, alone: bool) -> None:
-    """Draw a line from each anchor to its point."""
-    from matplotlib.collections import LineCollection
-
-    lines = LineCollection(
-        np.stack([anchors, points], axis=1),
-        array=lengths,
-        cmap=COLOUR_MAP,
-        clim=(0, top),
-        linewidths=1.4 if alone else 0.6,
-        alpha=1.0 if alone else 0.6,
-        zorder=2,
-    )
-    axis.add_collection(lines)
 
 
 def _outline_cells(axis, merging, image, cells) -> None:

@@ -73,14 +73,7 @@ class TokenMergingRecord(NamedTuple):
 
 
 class AttentionRecord(NamedTuple):
-    """Input of the attention of a block.
-
-    Args:
-        stage: Index of the stage.
-        block: Index of the block in its stage.
-        attn: The attention module.
-        tokens: (H, W, C), normalised.
-    """
+    """Normalised tokens (H, W, C) that enter the attention of a block of a stage."""
 
     stage: int
     block: int
@@ -104,11 +97,7 @@ class AttentionRecord(NamedTuple):
         return table.detach().float()
 
     def weights(self, queries: Sequence[Tuple[int, int]]) -> Tensor:
-        """Return the attention weights of some queries: (heads, queries, H, W).
-
-        Args:
-            queries: Row and column of each.
-        """
+        """Return the attention weights of (row, column)s: (heads, queries, H, W)."""
         grid = tuple(self.tokens.shape[:2])
         q, k = self.queries_and_keys()
         chosen = [row * grid[1] + column for row, column in queries]
@@ -120,13 +109,7 @@ class AttentionRecord(NamedTuple):
 
 
 class ProbeResult(NamedTuple):
-    """Records of one forward pass.
-
-    Args:
-        token_mergings: One record per token merging, in order.
-        attentions: One record per attention block, in order.
-        feature_maps: The output maps (C, H, W), by stage.
-    """
+    """Records of one forward pass, in order, and its output maps (C, H, W) by stage."""
 
     token_mergings: List[TokenMergingRecord]
     attentions: List[AttentionRecord]
@@ -145,14 +128,9 @@ def find_lit(model: nn.Module) -> LIT:
 
 
 def probe(lit: LIT, image: Tensor, attention: bool = True) -> ProbeResult:
-    """Run a network on an image in evaluation mode and record what it does.
+    """Run a network on one normalised image in evaluation mode; record what it does.
 
     Modes, statistics and hooks of the network are restored afterwards.
-
-    Args:
-        lit: The network.
-        image: (1, in_channels, h, w), normalised.
-        attention: Whether to record the input of the attention blocks.
 
     Raises:
         ValueError: The batch is not 1.

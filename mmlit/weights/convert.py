@@ -37,7 +37,6 @@ from .families import (
 State = Dict[str, Tensor]
 Shapes = Mapping[str, Sequence[int]]
 
-CLASS_TOKEN_SLOT = 'class-token slot'
 _LAST_EMBEDDING = f'stages.{NUM_STAGES - 1}.pos_embed.{EMBEDDING}'
 _MEAN, _BIAS = 'norm_layer.running_mean', 'dconv.bias'
 
@@ -105,7 +104,7 @@ def to_mmlit(
                 may_have_slot = ours == prefix + _LAST_EMBEDDING
                 value, slots = _embedding_image(key, value, may_have_slot)
                 if slots:
-                    done.dropped[key] = CLASS_TOKEN_SLOT
+                    done.dropped[key] = 'class-token slot'
             done.state[ours], done.sources[ours] = value, [key]
         elif mean:
             biases[prefix + mean] = key

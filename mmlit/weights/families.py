@@ -5,17 +5,7 @@ The authors have two families of networks, called `relative` (small, medium, bas
 """
 
 import re
-from typing import (
-    Any,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Pattern,
-    Sequence,
-    Tuple,
-)
+from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..archs import ARCHS, NUM_STAGES
 
@@ -33,7 +23,7 @@ _CONV = rf'(?:weight|conv_offset\.{_AFFINE})'
 _BATCHNORM = r'(?:weight|bias|running_mean|running_var|num_batches_tracked)'
 
 Name = Tuple[str, str, str]
-Pairs = List[Tuple[Pattern[str], str]]
+Pairs = List[Tuple[re.Pattern, str]]
 
 
 def _relative() -> Iterator[Name]:
@@ -65,13 +55,11 @@ def _merging(theirs: str, ours: str) -> Iterator[Name]:
 
 def _compile(names: Iterable[Name]) -> Pairs:
     """Pair a pattern for the first of each two names with a template for the second."""
-    return [
-        (
-            re.compile(re.escape(source).replace(r'\*', f'({rest})')),
-            target.replace('*', r'\g<1>'),
-        )
-        for source, target, rest in names
-    ]
+    pairs = []
+    for source, target, rest in names:
+        pattern = re.escape(source).replace(r'\*', f'({rest})')
+        pairs.append((re.compile(pattern), target.replace('*', r'\g<1>')))
+    return pairs
 
 
 #: By family: the authors' name, mmlit's, and what ``*`` stands for in both.
@@ -184,10 +172,7 @@ def recognise(keys: Iterable[str]) -> Optional[Tuple[str, str]]:
 
 
 def guess_arch(state: Mapping[str, Any]) -> str:
-    """Guess which LIT a state dict is of, by widths, depths and position parameters.
-
-    Args:
-        state: Weights in any of the layouts; they may be incomplete.
+    """Guess which LIT a state dict, perhaps incomplete, in any of the layouts is of.
 
     Returns:
         A name of ``ARCHS``, or words that fit behind "looks like LIT".
