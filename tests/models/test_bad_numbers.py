@@ -30,14 +30,13 @@ def backward(outs):
     sum(out.float().square().mean() for out in outs).backward()
 
 
-@pytest.mark.parametrize('value', [0.0, 1.0, -1e4])
+@pytest.mark.parametrize('value', [0.0, -1e4])
 def test_images_of_one_colour(value):
-    model = lit()
-    outs = model(torch.full((2, 3, 64, 64), value))
+    model, image = lit(), torch.full((2, 3, 64, 64), value)
+    outs = model(image)
     backward(outs)
-    assert all(finite(outs))
-    assert all(finite(p.grad for p in model.parameters()))
-    assert all(finite(model.eval()(torch.full((2, 3, 64, 64), value))))
+    assert all(finite([*outs, *(p.grad for p in model.parameters())]))
+    assert all(finite(model.eval()(image)))
 
 
 @pytest.mark.parametrize('value', WRONG)

@@ -8,6 +8,7 @@ import torch._inductor.config
 from torch._dynamo.utils import counters
 
 from mmlit import LIT
+from support.official_files import RELATIVE_MICRO
 
 pytestmark = pytest.mark.skipif(
     torch.__version__ < '2.4', reason='torch < 2.4 has no Python operators'
@@ -22,14 +23,7 @@ GENERATED = pytest.param(
     'inductor', id='generated', marks=[compiled_on_a_cpu, pytest.mark.soak]
 )
 TOLERANCE = 3e-5
-ARCH = dict(
-    embed_dims=(12, 20, 48, 80),
-    depths=(1, 1, 1, 1),
-    num_heads=(1, 2, 4, 8),
-    mlp_ratios=(4, 4, 4, 4),
-    norm_eps=1e-5,
-    drop_path_rate=0.0,
-)
+ARCH = dict(RELATIVE_MICRO, embed_dims=(12, 20, 48, 80), depths=(1, 1, 1, 1))
 
 
 @pytest.fixture

@@ -17,33 +17,20 @@ BOTH = pytest.mark.parametrize('arch', [RELATIVE, ABSOLUTE], ids=['rel', 'abs'])
 
 
 def image(height=64, width=64, batch=1):
-    return torch.randn(
-        batch, 3, height, width, generator=torch.Generator().manual_seed(1)
-    )
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, 3, height, width, generator=generator)
 
 
-# --- what is built ---------------------------------------------------------------
+COUNTS = dict(tiny=19_370_264, small=27_964_848, medium=50_669_760, base=89_022_712)
 
 
-@pytest.mark.parametrize(
-    ('arch', 'count'),
-    [
-        ('tiny', 19_370_264),
-        ('small', 27_964_848),
-        ('medium', 50_669_760),
-        ('base', 89_022_712),
-    ],
-)
+@pytest.mark.parametrize(('arch', 'count'), COUNTS.items())
 def test_parameter_counts(arch, count):
-    with torch.device('meta'):
-        model = LIT(arch, img_size=800)
+    with torch.device('meta'):  # from the root registry
+        model = MODELS.build(dict(type='LIT', arch=arch, img_size=800))
+    assert type(model) is LIT
     assert sum(p.numel() for p in model.parameters()) == count
     assert model.embed_dims == ARCHS[arch].embed_dims
-
-
-def test_registered_in_the_root():
-    model = MODELS.build(dict(type='LIT', arch=RELATIVE))
-    assert type(model) is LIT
 
 
 def test_only_late_stages_hold_attention():
@@ -75,7 +62,6 @@ def test_drop_path_rises_linearly_over_all_blocks(kwargs, expected):
         (dict(arch=RELATIVE, out_norm_indices=(0, 1, 2, 3)), [0, 1, 2, 3]),
         (dict(arch=ABSOLUTE, out_norm_indices=(0, 3)), [0, 3]),
         (dict(arch=RELATIVE, out_indices=(0, 2)), [2]),
-        (dict(arch=RELATIVE, out_norm_indices=()), []),
     ],
 )
 def test_output_norms(kwargs, normed):
@@ -104,9 +90,6 @@ def test_norm_and_table_names_match_custom_keys():
     assert all(n.endswith('.relative_position_bias_table') for n in tables)
 
 
-# --- initialisation --------------------------------------------------------------
-
-
 @BOTH
 def test_initialisation(arch):
     model = LIT(arch)
@@ -124,17 +107,10 @@ def test_initialisation(arch):
             assert 0.015 < parameter.std() < 0.025, name
 
 
-def test_works_without_init_weights():
-    assert all(torch.isfinite(level).all() for level in LIT(RELATIVE)(image()))
-
-
 def test_users_init_cfg_is_used():
     model = LIT(RELATIVE, init_cfg=dict(type='Constant', layer='Linear', val=0.5))
     model.init_weights()
     assert (model.stages[0].blocks[0].mlp.fc1.weight == 0.5).all()
-
-
-# --- shapes ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('size', [(896, 896), (1792, 448)])
@@ -159,9 +135,6 @@ def test_other_inputs_are_refused():
         model(torch.randn(3, 64, 64))
     with pytest.raises(TypeError, match='torch.uint8'):
         model(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
-
-
-def test_in_channels():
     assert LIT(RELATIVE, in_channels=5)(torch.randn(1, 5, 64, 64))[0].shape[1] == 8
 
 
@@ -184,20 +157,12 @@ def test_reference_size_changes_tables_not_images():
     assert sizes == {p.shape for p in LIT(ABSOLUTE).parameters()}
 
 
-# --- numbers ---------------------------------------------------------------------
-
-
 @BOTH
 def test_checkpointing_changes_no_number(arch):
     results = []
     for with_cp in (False, True):
-        model = randomised(
-            arch=arch,
-            with_cp=with_cp,
-            drop_rate=0.1,
-            attn_drop_rate=0.1,
-            drop_path_rate=0.2,
-        )
+        rates = dict(drop_rate=0.1, attn_drop_rate=0.1, drop_path_rate=0.2)
+        model = randomised(arch=arch, with_cp=with_cp, **rates)
         torch.manual_seed(3)
         levels = model(image(48, 64, 2))
         sum(level.square().mean() for level in levels).backward()
@@ -263,9 +228,6 @@ def test_each_dropout_acts_in_training_only(arch, name):
     assert torch.equal(model(images)[3], model(images)[3])
 
 
-# --- modes -----------------------------------------------------------------------
-
-
 @BOTH
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 3, 4])
 def test_frozen_stages(arch, frozen_stages):
@@ -281,17 +243,11 @@ def test_frozen_stages(arch, frozen_stages):
     before = copy.deepcopy(model.state_dict())
     model.train()(image(64, 64, 2))
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-    thawed = range(max(frozen_stages, 1), 4)
-    assert moved == {
-        f'stages.{i}.downsample.norm.{name}'
-        for i in thawed
-        for name in ('running_mean', 'running_var', 'num_batches_tracked')
-    }
-
-
-def test_frozen_in_a_shorter_backbone():
-    model = LIT(RELATIVE, out_indices=(0, 1), frozen_stages=4)
-    assert not any(p.requires_grad for p in model.parameters())
+    names = ('running_mean', 'running_var', 'num_batches_tracked')
+    thawed = [f'stages.{i}.downsample.norm' for i in range(max(frozen_stages, 1), 4)]
+    assert moved == {f'{norm}.{name}' for norm in thawed for name in names}
+    shorter = LIT(arch, frozen_stages=frozen_stages, out_indices=(0, 1))
+    assert (frozen_stages < 2) == any(p.requires_grad for p in shorter.parameters())
 
 
 def test_norm_eval():
@@ -303,31 +259,22 @@ def test_norm_eval():
             assert module.training
 
 
-# --- refusals --------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ('kwargs', 'error', 'message'),
     [
         (dict(depth=50), TypeError, 'depth'),
         (dict(arch='large'), ValueError, "arch='large'.*tiny, small, medium, base"),
-        (dict(arch=None), TypeError, 'arch=None'),
-        (dict(arch={**RELATIVE, 'num_heads': (1, 2, 5, 4)}), ValueError, 'num_heads'),
-        (dict(arch={**RELATIVE, 'depths': (1, 1, 1)}), ValueError, 'depths'),
         (dict(in_channels=0), ValueError, 'in_channels=0'),
         (dict(img_size=16), ValueError, 'img_size=16'),
         (dict(img_size='800'), TypeError, "img_size='800'"),
         (dict(img_size=(800, 800, 3)), TypeError, 'img_size='),
-        (dict(img_size=224.0), TypeError, 'img_size=224.0'),
         (dict(out_indices=(0, 4)), ValueError, 'out_indices=4'),
-        (dict(out_indices=(-1,)), ValueError, 'out_indices=-1'),
         (dict(out_indices=()), ValueError, 'out_indices is empty'),
         (dict(out_indices=3), TypeError, 'out_indices=3'),
         (dict(out_indices=(3, 2)), ValueError, r'out_indices=\(3, 2\)'),
         (dict(out_norm_indices=(1, 7)), ValueError, 'out_norm_indices=7'),
         (dict(frozen_stages=-2), ValueError, 'frozen_stages=-2'),
         (dict(frozen_stages=5), ValueError, 'frozen_stages=5'),
-        (dict(frozen_stages=1.0), TypeError, 'frozen_stages=1.0'),
         (dict(drop_rate=-0.1), ValueError, 'drop_rate=-0.1'),
         (dict(attn_drop_rate=1.5), ValueError, 'attn_drop_rate=1.5'),
         (dict(drop_path_rate='0.1'), TypeError, "drop_path_rate='0.1'"),

@@ -19,22 +19,17 @@ def test_chunks_cover_every_query_once(limit):
     assert (seen == 1).all()
 
 
+@pytest.mark.parametrize('path', ['_forward_on_cpu', '_forward_with_masks'])
 @pytest.mark.parametrize('with_bias', [True, False])
 @pytest.mark.parametrize('queries', [1, 3, 8, 20, 40])
-def test_any_budget_gives_the_same(monkeypatch, queries, with_bias):
+def test_any_budget_gives_the_same(monkeypatch, queries, with_bias, path):
+    """By what other devices run, too: masks spelt out chunk by chunk."""
+    monkeypatch.setattr(module, '_forward_on_cpu', getattr(module, path))
     qkv, table = inputs()
     table = table if with_bias else None
     monkeypatch.setattr(module, 'CPU_BUDGET', queries * qkv[0].shape[2] * 8)
     actual = values_and_gradients(chunked, qkv, table)
     check_close(actual, values_and_gradients(eager, qkv, table), 1e-12)
-
-
-@pytest.mark.parametrize('with_bias', [True, False])
-@pytest.mark.parametrize('queries', [1, 8, 40])
-def test_path_of_other_devices(monkeypatch, queries, with_bias):
-    """What a GPU runs, on the CPU: masks spelt out chunk by chunk."""
-    monkeypatch.setattr(module, '_forward_on_cpu', module._forward_with_masks)
-    test_any_budget_gives_the_same(monkeypatch, queries, with_bias)
 
 
 def test_gradcheck():
@@ -63,11 +58,9 @@ def test_autocast_does_not_reach_inside(monkeypatch, dtype):
 def test_operators_are_registered_properly():
     """torch's own check: schema, fake, autograd, compiled with dynamic shapes."""
     qkv, table = inputs(torch.float32)
+    qkv = [x.detach().requires_grad_() for x in qkv]
     for bias in (table, None):
-        torch.library.opcheck(
-            torch.ops.mmlit.chunked_attention,
-            (*(x.detach().requires_grad_() for x in qkv), bias),
-        )
+        torch.library.opcheck(torch.ops.mmlit.chunked_attention, (*qkv, bias))
 
 
 def test_without_operators_of_torch(monkeypatch):

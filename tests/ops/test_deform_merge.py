@@ -1,5 +1,7 @@
 """Test the gathered convolution of the CPU against mmcv's, and mmcv's operator."""
 
+from functools import partial
+
 import pytest
 import torch
 from mmcv.ops import deform_conv2d
@@ -58,12 +60,7 @@ def test_cuda_equals_cpu(strides):
     torch.testing.assert_close(actual, list(results[0]), rtol=1e-10, atol=1e-10)
 
 
-def test_mmcv_is_not_called_on_the_cpu(monkeypatch):
-    monkeypatch.setattr(module, '_mmcv', None)
-    assert deformable_merge(*inputs()).shape == (2, 5, 3, 4)
-
-
-@pytest.mark.parametrize('value', [-1e6, 1e6, -1e30, 1e30])
+@pytest.mark.parametrize('value', [-1e6, 1e30])
 @pytest.mark.parametrize('merge', [deformable_merge, module._merge_by_mmcv])
 def test_wild_offsets_sample_nothing(merge, value):
     """As in mmcv: outside the map there are zeros, and nothing to learn."""
@@ -118,19 +115,21 @@ def test_devices_other_than_the_cpu_run_mmcv(monkeypatch, strides):
     mmcv's kernels for GPUs refuse tensors that are not contiguous.
     """
     called = []
+
+    def merge(name, *tensors):
+        assert all(x.is_contiguous() for x in tensors)
+        called.append(name)
+        return tensors[0].new_empty(2, 5, 3, 4)
+
     for name in ('_mmcv', '_mmcv_op'):
-
-        def merge(*tensors, name=name):
-            assert all(x.is_contiguous() for x in tensors)
-            called.append(name)
-            return tensors[0].new_empty(2, 5, 3, 4)
-
-        monkeypatch.setattr(module, name, merge)
+        monkeypatch.setattr(module, name, partial(merge, name))
     tensors = [x.detach().to('meta', memory_format=strides) for x in inputs()]
     deformable_merge(*tensors)
     monkeypatch.setattr(module, 'is_compiling', lambda: True)
     deformable_merge(*tensors)
     assert called == ['_mmcv', '_mmcv_op']
+    assert deformable_merge(*inputs()).shape == (2, 5, 3, 4)
+    assert len(called) == 2  # on the CPU neither
 
 
 @pytest.mark.parametrize('batch', [1, 31, 32, 33, 48, 64, 97])

@@ -9,7 +9,6 @@ from mmengine.runner import load_checkpoint
 from mmlit import LIT, read_checkpoint
 from mmlit.archs import ARCHS
 from support.official_files import (
-    ABSOLUTE_MICRO,
     FAMILIES,
     IMG_SIZES,
     NAME,
@@ -24,10 +23,20 @@ from support.official_files import (
 )
 
 COUNTS = {'tiny': 173, 'small': 147, 'medium': 303, 'base': 303}
-
-
 FILES = [(name, kind) for name in ARCHS for kind in IMG_SIZES]
 QUICK = ('tiny', 'imagenet')
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write an official file; return its path."""
+
+    def write(state, kind):
+        file = tmp_path / f'{kind}.pth'
+        torch.save(official_file(state, kind), file)
+        return str(file)
+
+    return write
 
 
 @pytest.mark.parametrize(
@@ -42,10 +51,8 @@ def test_released_files_fill_everything(tmp_path, said, name, kind):
     relative = arch['pos_embed'] == 'relative'
     norms = {'detector': (1, 2, 3), 'segmentor': (0, 1, 2, 3)}.get(kind, ())
     norms = norms if relative else ()
-    net = empty_lit(
-        name, img_size=800 if kind == 'imagenet' else IMG_SIZES[kind],
-        out_norm_indices=norms,
-    )  # fmt: skip
+    img_size = 800 if kind == 'imagenet' else IMG_SIZES[kind]
+    net = empty_lit(name, img_size=img_size, out_norm_indices=norms)
     result = net.load_state_dict(read_checkpoint(file))
     file.unlink()  # pytest keeps folders, and this is up to 350 MB.
     assert result.missing_keys == [] and result.unexpected_keys == []
@@ -66,13 +73,9 @@ def test_released_files_fill_everything(tmp_path, said, name, kind):
         assert torch.allclose(ours[:, 0, 0], table) and ours.shape[0] == len(table)
 
 
-# --- through mmengine -------------------------------------------------------------
-
-
-def test_pretrained_init_keeps_output_norms_at_their_start(tmp_path, said):
-    file = tmp_path / 'lit_x.pth'
-    torch.save(official_file(official('relative', 'imagenet'), 'imagenet'), file)
-    net = relative(init_cfg=dict(type='Pretrained', checkpoint=str(file)))
+def test_pretrained_init_keeps_output_norms_at_their_start(write, said):
+    file = write(official('relative', 'imagenet'), 'imagenet')
+    net = relative(init_cfg=dict(type='Pretrained', checkpoint=file))
     Detector(net).init_weights()
     direct = relative()
     direct.load_state_dict(official('relative', 'imagenet'))
@@ -87,36 +90,28 @@ def test_pretrained_init_keeps_output_norms_at_their_start(tmp_path, said):
     )
 
 
-def test_pretrained_init_by_prefix(tmp_path):
-    file = tmp_path / 'detector.pth'
-    torch.save(official_file(official('absolute', 'detector'), 'detector'), file)
-    init_cfg = dict(type='Pretrained', checkpoint=str(file), prefix='backbone')
-    net = LIT(ABSOLUTE_MICRO, init_cfg=init_cfg)
-    net.init_weights()
-    direct = LIT(ABSOLUTE_MICRO)
-    direct.load_state_dict(official('absolute', 'detector'))
-    same(net.state_dict(), direct.state_dict())
-
-
 @pytest.mark.parametrize('family', FAMILIES)
-def test_load_checkpoint_of_a_detector(tmp_path, capfd, said, family):
-    file = tmp_path / 'detector.pth'
-    torch.save(official_file(official(family, 'detector'), 'detector'), file)
+def test_file_of_a_detector(write, capfd, said, family):
+    """By mmengine's load_checkpoint, and by init_cfg with a prefix."""
+    file = write(official(family, 'detector'), 'detector')
     detector = Detector(LIT(FAMILIES[family], img_size=800))
-    load_checkpoint(detector, str(file))
+    load_checkpoint(detector, file)
     direct = LIT(FAMILIES[family], img_size=800)
     direct.load_state_dict(official(family, 'detector'))
     same(detector.backbone.state_dict(), direct.state_dict())
+    init_cfg = dict(type='Pretrained', checkpoint=file, prefix='backbone')
+    net = LIT(FAMILIES[family], img_size=800, init_cfg=init_cfg)
+    net.init_weights()
+    same(net.state_dict(), direct.state_dict())
     assert 'backbone parameters loaded' in said[0]
     # What mmengine reports is the stand-in's neck and head, and no backbone key.
     assert 'backbone' not in capfd.readouterr().out
 
 
-def test_mmengine_does_not_hide_a_refusal(tmp_path):
+def test_mmengine_does_not_hide_a_refusal(write):
     state = official('relative', 'imagenet')
     del state['patch_embed.norm.bias']
-    file = tmp_path / 'cut.pth'
-    torch.save(official_file(state, 'imagenet'), file)
-    net = relative(init_cfg=dict(type='Pretrained', checkpoint=str(file)))
+    file = write(state, 'imagenet')
+    net = relative(init_cfg=dict(type='Pretrained', checkpoint=file))
     with pytest.raises(ValueError, match='cannot load .*patch_embed.norm.bias'):
         net.init_weights()

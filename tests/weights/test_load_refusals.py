@@ -31,24 +31,13 @@ def refused(net, state, *words, strict=False):
     return message
 
 
-@pytest.mark.parametrize(
-    'lost',
-    [
-        'patch_embed.proj.weight',
-        'layers.3.blocks.0.mlp.fc2.bias',
-        'layers.0.downsample.norm_layer.running_var',
-        TABLE,
-    ],
-)
-def test_truncated_official_file(lost):
-    state = official('relative', 'imagenet')
-    del state[lost]
-    refused(
-        relative(), state, f'{NAME} cannot load a state dict', f'missing keys: {lost}'
-    )
-
-
-def test_half_an_official_file():
+def test_truncated_official_file():
+    running_var = 'layers.0.downsample.norm_layer.running_var'
+    for lost in ('patch_embed.proj.weight', running_var, TABLE):
+        state = official('relative', 'imagenet')
+        del state[lost]
+        begin = f'{NAME} cannot load a state dict'
+        refused(relative(), state, begin, f'missing keys: {lost}')
     state = official('relative', 'imagenet')
     half = dict(list(state.items())[: len(state) // 2])
     lost = [key for key in half if key.endswith('downsample.dconv.bias')][-1]
@@ -61,8 +50,6 @@ def test_truncated_file_of_our_own():
     state = relative().state_dict()
     del state['stages.2.downsample.norm.running_var']
     refused(relative(), state, 'missing keys: stages.2.downsample.norm.running_var')
-    with pytest.raises(ValueError):
-        relative().load_state_dict(state)
 
 
 def test_output_norms_of_our_own_are_torchs_to_report():
@@ -75,10 +62,9 @@ def test_output_norms_of_our_own_are_torchs_to_report():
         relative().load_state_dict(state)
 
 
-@pytest.mark.parametrize('key', ['norm7.weight', 'layers.0.blocks.0.gamma', 'extra'])
-def test_unknown_official_key(key):
-    state = {**official('relative', 'detector'), key: torch.zeros(1)}
-    refused(relative(img_size=800), state, 'unknown keys', f': {key}')
+def test_unknown_official_key():
+    state = {**official('relative', 'detector'), 'norm7.weight': torch.zeros(1)}
+    refused(relative(img_size=800), state, 'unknown keys', ': norm7.weight')
 
 
 @pytest.mark.parametrize('layout', ['official', 'own'])
@@ -92,16 +78,12 @@ def test_wrong_shape_names_key_and_shapes(layout):
         refused(LIT(ABSOLUTE_MICRO), part, f'{key} is (60, 20), not (120, 40)')
 
 
-def test_other_heads_are_a_wrong_shape():
+def test_other_heads_and_what_is_no_tensor():
     state = {**official('relative', 'imagenet'), TABLE: torch.zeros(729, 3)}
     refused(relative(), state, f'{TABLE} is (729, 3), not (4, 27, 27)')
-
-
-def test_what_is_no_tensor():
-    state = {**relative().state_dict(), 'stages.0.patch_embed.proj.bias': [0.0]}
-    refused(
-        relative(), state, 'stages.0.patch_embed.proj.bias holds a list, not a tensor'
-    )
+    key = 'stages.0.patch_embed.proj.bias'
+    state = {**relative().state_dict(), key: [0.0]}
+    refused(relative(), state, f'{key} holds a list, not a tensor')
 
 
 @pytest.mark.parametrize('inside', [True, False])
@@ -130,9 +112,8 @@ def test_file_of_another_arch(layout, built, given):
         net, other = LIT(built), LIT(given)
     state = other.state_dict()
     if layout == 'official':
-        state = official_state(
-            dataclasses.asdict(ARCHS[given]), 'imagenet', dense=False
-        )
+        arch = dataclasses.asdict(ARCHS[given])
+        state = official_state(arch, 'imagenet', dense=False)
     with pytest.raises(ValueError) as caught:
         net.load_state_dict(state, strict=False)
     begin = f'LIT {built} cannot load a state dict, which looks like LIT {given}: '
