@@ -33,13 +33,6 @@ def test_parameter_counts(arch, count):
     assert model.embed_dims == ARCHS[arch].embed_dims
 
 
-def test_only_late_stages_hold_attention():
-    for stage, has_attention in zip(LIT(RELATIVE).stages, (False, False, True, True)):
-        for block in stage.blocks:
-            assert (block.attn is not None) == has_attention
-            assert (block.norm1 is not None) == has_attention
-
-
 @pytest.mark.parametrize(
     ('kwargs', 'expected'),
     [

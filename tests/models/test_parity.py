@@ -101,13 +101,6 @@ def test_training(golden_root, name, kernel, with_cp):
     check_training(full(golden_root, name), kernel, with_cp)
 
 
-def test_no_reference_is_forgotten(golden_root):
-    found = {file.stem for file in golden_root.glob('*_micro_*.pth')}
-    assert found == {*FULL, *(f'{name}_expected' for name in FULL)}
-    for name in FULL:
-        assert (full(golden_root, name).train is not None) == (name in WITH_TRAINING)
-
-
 @pytest.mark.parametrize('name', IN_THE_CLONE)
 def test_reduced_is_part_of_full(golden_root, name):
     part, whole = reduced(name).official_state(), full(golden_root, name)

@@ -6,17 +6,8 @@ import torch
 from mmlit.ops import chunked_attention as module
 from mmlit.ops import tracing
 from mmlit.ops.attention import eager
-from mmlit.ops.chunked_attention import chunked, chunks
+from mmlit.ops.chunked_attention import chunked
 from support.kernels import HEADS, check_close, inputs, values_and_gradients
-
-
-@pytest.mark.parametrize('limit', [1, 4, 5, 11, 50, 69, 70, 1000])
-def test_chunks_cover_every_query_once(limit):
-    seen = torch.zeros(3, 7, 5, dtype=torch.int)
-    for chunk in chunks(3, (5, 7), limit):
-        assert 1 <= seen[chunk].numel() <= limit
-        seen[chunk] += 1
-    assert (seen == 1).all()
 
 
 @pytest.mark.parametrize('path', ['_forward_on_cpu', '_forward_with_masks'])

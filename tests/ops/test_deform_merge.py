@@ -90,15 +90,6 @@ def test_offsets_that_are_no_numbers_show(merge, value, dtype):
     assert len(gradients) == 3
 
 
-def test_no_copy_of_channels_last_tokens():
-    """LIT's tokens are channels-last: gathering reads them where they are."""
-    tokens, offsets, weight = (x.detach() for x in inputs())
-    tokens = tokens.contiguous(memory_format=torch.channels_last)
-    assert tokens.permute(0, 2, 3, 1).reshape(-1, 3).data_ptr() == tokens.data_ptr()
-    out = deformable_merge(tokens, offsets, weight)
-    assert out.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_mmcv_as_an_operator():
     """What torch.compile takes on a GPU: the same values, and mmcv's own gradients."""
     tensors = inputs(batch=3)

@@ -42,16 +42,6 @@ def test_lookup_equals_eager_in_value_and_gradient(grid):
     check_close(values_and_gradients(dense, qkv, table), expected, 1e-12)
 
 
-@needs_flex
-def test_torchs_interpreter_equals_eager():
-    from torch.nn.attention.flex_attention import flex_attention
-
-    qkv, table = detached(dim=16)
-    with torch.no_grad():
-        actual = flex_attention(*qkv, score_mod=bias_lookup(table))
-        check_close([actual], [eager(*qkv, table, 0.0)], 2e-6)
-
-
 @pytest.mark.slow
 @needs_flex
 def test_one_compilation_for_all_sizes(monkeypatch):

@@ -1,13 +1,10 @@
 """Test the conversion between the authors' layouts and mmlit's."""
 
-from itertools import product
-
 import pytest
 import torch
 
 from mmlit import LIT
 from mmlit.archs import ARCHS
-from mmlit.ops.relative_bias import dense_bias
 from mmlit.weights.convert import to_mmlit, to_official
 from mmlit.weights.families import recognise
 from support.official_files import (
@@ -61,21 +58,6 @@ def test_every_source_key_is_used_or_listed(family, kind):
     assert all(not v.dim() or v.is_contiguous() for v in done.state.values())
 
 
-@pytest.mark.parametrize('family', FAMILIES)
-def test_bias_is_folded_and_nothing_else_is_computed(family):
-    state = official_state(FAMILIES[family], 'imagenet')
-    done = to_mmlit(state)
-    for ours, sources in done.sources.items():
-        value = state[sources[0]]
-        if ours.endswith('running_mean'):
-            bias = sources[0].replace('norm_layer.running_mean', 'dconv.bias')
-            assert sources[1:] == [bias]
-            assert torch.equal(done.state[ours], value - state[bias])
-            assert not torch.equal(done.state[ours], value)
-        elif not ours.endswith(('bias_table', 'pos_embed')):
-            assert done.state[ours] is value
-
-
 def test_precision_of_the_fold():
     state = official_state(RELATIVE_MICRO, 'detector')
     theirs, ours = 'layers.0.downsample', 'stages.1.downsample.norm.running_mean'
@@ -87,17 +69,6 @@ def test_precision_of_the_fold():
     wide = {k: v.double() for k, v in state.items()}
     assert torch.equal(to_mmlit(wide).state[ours], exact)
     assert torch.equal(to_mmlit(wide, fold_dtype=torch.float32).state[ours], exact)
-
-
-def test_table_rows_are_dy_then_dx():
-    """The index of the authors' flat table, spelt out for every pair of tokens."""
-    side, heads = 3, 2
-    flat = torch.randn((2 * side - 1) ** 2, heads)
-    bias = dense_bias(to_mmlit({TABLE: flat}).state[OUR_TABLE])
-    for query, key in product(range(side**2), repeat=2):
-        dy = query // side - key // side + side - 1
-        dx = query % side - key % side + side - 1
-        assert torch.equal(bias[:, query, key], flat[dy * (2 * side - 1) + dx])
 
 
 def test_embedding_loses_its_first_slot_only():

@@ -24,9 +24,7 @@ from support.official_files import ABSOLUTE_MICRO, official_file, official_state
         (['module.stages.2.blocks.5.norm1.bias'], 'module.', 'mmlit'),
         (['stages.1.out_norm.bias'], '', 'mmlit'),
         (['bbox_head.norm1.weight', 'fc.weight'], None, None),
-        (['layer1.0.conv1.weight', 'conv1.weight'], None, None),
         (['head.weight', 'head.bias'], None, None),
-        ([], None, None),
     ],
 )  # fmt: skip
 def test_recognition(keys, prefix, layout):

@@ -206,7 +206,7 @@ def test_embeddings_of_another_size_are_resized(said):
 
 
 def test_what_cannot_be_resized_stays():
-    """What has the right size stays the very same; other heads or channels stay, too."""
+    """As does what has the right size already: the very same tensors."""
     state = {
         'x.attn.position_bias.relative_position_bias_table': torch.randn(3, 13, 13),
         'x.stages.3.pos_embed.absolute_pos_embed': torch.randn(1, 7, 7, 5),

@@ -48,9 +48,8 @@ def test_released_files_fill_everything(tmp_path, said, name, kind):
     state = official_state(arch, kind, dense=False)
     file = tmp_path / f'{name}_{kind}.pth'
     save_in_full(file, state, kind, arch['pos_embed'])
-    relative = arch['pos_embed'] == 'relative'
     norms = {'detector': (1, 2, 3), 'segmentor': (0, 1, 2, 3)}.get(kind, ())
-    norms = norms if relative else ()
+    norms = norms if arch['pos_embed'] == 'relative' else ()
     img_size = 800 if kind == 'imagenet' else IMG_SIZES[kind]
     net = empty_lit(name, img_size=img_size, out_norm_indices=norms)
     result = net.load_state_dict(read_checkpoint(file))
@@ -62,15 +61,6 @@ def test_released_files_fill_everything(tmp_path, said, name, kind):
     expected = f'LIT {name}: {total} of {total} backbone parameters loaded'
     assert said[-1].startswith(expected), said
     assert 'initialisation' not in said[-1]
-    # Spot checks, by the rows that the stand-in is made of.
-    last = net.stages[2].blocks[-1].mlp.fc1.weight
-    theirs = 'layers.2.blocks' if relative else 'block3'
-    row = state[f'{theirs}.{arch["depths"][2] - 1}.mlp.fc1.weight']
-    assert torch.equal(last.data, row)
-    if relative:
-        table = state[f'{theirs}.0.attn.relative_position_bias_table'][0]
-        ours = net.stages[2].blocks[0].attn.position_bias.relative_position_bias_table
-        assert torch.allclose(ours[:, 0, 0], table) and ours.shape[0] == len(table)
 
 
 def test_pretrained_init_keeps_output_norms_at_their_start(write, said):
