@@ -44,7 +44,7 @@ SNIPPETS = [block for block in all_blocks() if block.is_config]
 
 def is_run(block):
     program = block.language == 'python' and not block.is_config
-    return program or block.language == 'bash' and not block.not_run
+    return program or block.language == 'bash' and not block.remark_of('not run')
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def check_holds(there, wanted, name: str) -> None:
 @pytest.mark.parametrize('document', WITH_TEXT)
 def test_what_is_not_run_could_start(document, tmp_path):
     """Its tool is there, with its options, its configs and its target of make."""
-    marked = [block.text for block in blocks(document) if block.not_run]
+    marked = [block.text for block in blocks(document) if block.remark_of('not run')]
     for words in [*inline_commands(document), *sum(map(commands, marked), [])]:
         for word in words:
             name = Path(word).name.removesuffix('.py') + '.py'

@@ -9,49 +9,51 @@ from pathlib import Path
 
 import pytest
 
-from support.bad_files import (
-    BROKEN,
-    HEIGHT,
-    ODD,
-    SIZES,
-    WIDTH,
-    coco_of,
-    encoded,
-    of_sizes,
-)
+from support.bad_files import BROKEN, HEIGHT, ODD, SIZES, WIDTH, coco_of, encoded
+
+from support.bad_files import of_sizes, write, write_files, write_pairs  # isort: skip
 from support.micro_models import MICRO
+from support.running_tools import PIPED, ROOT
+from support.tiny_data import CLASSES, write_mask
 
-from support.bad_files import write, write_files, write_pairs  # isort: skip
-from support.tiny_data import CLASSES, write_mask  # isort: skip
-
-ROOT = Path(__file__).resolve().parents[2]
 SIZE = (WIDTH, HEIGHT)
 # At a scale of 128 px a strip of 3x2000 px is resized to nothing, too.
 RESIZED_AWAY = {'line', 'lying-line', 'strip', 'lying-strip'}
 
 
+#: Annotations that teach nothing or are impossible.
+CHANGES = {
+    'no-width': dict(bbox=[5, 5, 0, 10]),
+    'nan-box': dict(bbox=[5, 5, float('nan'), 10]),
+    'infinite-box': dict(bbox=[5, 5, float('inf'), 10]),
+    'nan-corner': dict(bbox=[float('nan'), 5, 9, 9]),
+    'outside': dict(bbox=[500, 500, 20, 20]),
+    'over-the-edge': dict(bbox=[40, 30, 200, 200]),
+    'no-area': dict(area=0),
+    'unknown-class': dict(category_id=77),
+    'crowd': dict(iscrowd=1),
+    'two-points': dict(segmentation=[[1, 1, 5, 5]]),
+}
+
+
 def train(base, text, cwd):
-    """Return status, output and losses of tools/train.py on a config made of `base`."""
-    config = cwd / 'config.py'
-    arch = dict(MICRO, _delete_=True)
-    channels = list(MICRO['embed_dims'])
+    """Train on a config made of `base`; return the output and the number of losses."""
+    config, arch = cwd / 'config.py', dict(MICRO, _delete_=True)
     start = f"""
 _base_ = {str(ROOT / 'configs' / base)!r}
 shapes = None
-model = dict(
-    backbone=dict(arch={arch}, img_size=64), neck=dict(in_channels={channels}))
+model = dict(backbone=dict(arch={arch}, img_size=64))
+model.update(neck=dict(in_channels={list(MICRO['embed_dims'])}))
+train_cfg = dict(max_epochs=1)
+default_hooks = dict(logger=dict(interval=1))
 """
     config.write_text(start + text)
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', ROOT / 'tools/train.py', config],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-    )
+    command = [sys.executable, '-W', 'ignore', ROOT / 'tools/train.py', config]
+    done = subprocess.run(command, cwd=cwd, **PIPED, timeout=600)
+    assert done.returncode == 0, done.stdout[-5000:]
     losses = [float(loss) for loss in re.findall(r'  loss: (\S+)', done.stdout)]
-    return done.returncode, done.stdout, losses
+    assert all(map(math.isfinite, losses))
+    return done.stdout, len(losses)
 
 
 def left_out(output):
@@ -61,24 +63,11 @@ def left_out(output):
     return {re.search(r'images/([\w-]+)\.jpg', line)[1] for line in lines}
 
 
-def bad_content(names, sizes):
-    """Return annotations that teach nothing or are impossible, one kind an image."""
-    content = coco_of({name: sizes.get(name, SIZE) for name in names})
+def bad_content(names):
+    content = coco_of({name: SIZES.get(name, SIZE) for name in names})
     of = {Path(i['file_name']).stem: i['id'] for i in content['images']}
     annotations = {a['image_id']: a for a in content['annotations']}
-    changes = {
-        'no-width': dict(bbox=[5, 5, 0, 10]),
-        'nan-box': dict(bbox=[5, 5, float('nan'), 10]),
-        'infinite-box': dict(bbox=[5, 5, float('inf'), 10]),
-        'nan-corner': dict(bbox=[float('nan'), 5, 9, 9]),
-        'outside': dict(bbox=[500, 500, 20, 20]),
-        'over-the-edge': dict(bbox=[40, 30, 200, 200]),
-        'no-area': dict(area=0),
-        'unknown-class': dict(category_id=77),
-        'crowd': dict(iscrowd=1),
-        'two-points': dict(segmentation=[[1, 1, 5, 5]]),
-    }
-    for name, change in changes.items():
+    for name, change in CHANGES.items():
         annotations[of[name]].update(change)
     for name in ('nothing', 'nothing-either'):
         content['annotations'].remove(annotations[of[name]])
@@ -87,37 +76,26 @@ def bad_content(names, sizes):
 
 def test_detection(tmp_path):
     pytest.importorskip('mmdet', reason='trains a detector of mmdet')
-    labels = (
-        'no-width nan-box infinite-box nan-corner outside over-the-edge no-area '
-        'unknown-class crowd two-points nothing nothing-either'
-    ).split()
-    files = {**ODD, **BROKEN, **of_sizes(SIZES), **{n: encoded() for n in labels}}
+    labels = dict.fromkeys([*CHANGES, 'nothing', 'nothing-either'], encoded())
+    files = {**ODD, **BROKEN, **of_sizes(SIZES), **labels}
     data = tmp_path / 'data'
     write_files(data, files)
-    content = bad_content([*files, 'missing'], SIZES)
-    (data / 'all.json').write_text(json.dumps(content))
+    (data / 'all.json').write_text(json.dumps(bad_content([*files, 'missing'])))
     sizes = {'one-pixel': (1, 1), 'strip': (3, 500)}
     val = {**ODD, **of_sizes(sizes)}
     write_files(data / 'val', val, {name: sizes.get(name, SIZE) for name in val})
     text = f"""
-train_dataloader = dict(
-    batch_size=2, num_workers=1, dataset=dict(
-        data_root={str(data)!r}, ann_file='all.json', data_prefix=dict(img='images/'),
-        filter_cfg=dict(_delete_=True)))
-val_dataloader = dict(batch_size=4, dataset=dict(
-    data_root={str(data / 'val')!r}, ann_file='all.json',
-    data_prefix=dict(img='images/')))
+files = dict(ann_file='all.json', data_prefix=dict(img='images/'))
+train_dataloader = dict(batch_size=2, num_workers=1, dataset=dict(
+    data_root={str(data)!r}, filter_cfg=dict(_delete_=True), **files))
+val_dataloader = dict(
+    batch_size=4, dataset=dict(data_root={str(data / 'val')!r}, **files))
 val_evaluator = dict(ann_file={str(data / 'val' / 'all.json')!r})
 test_dataloader, test_evaluator = val_dataloader, val_evaluator
-train_cfg = dict(max_epochs=1)
-default_hooks = dict(logger=dict(interval=1))
 """
-    base = 'detection/mask-rcnn_lit-ti_fpn_shapes.py'
-    status, output, losses = train(base, text, tmp_path)
-    assert status == 0, output[-5000:]
+    output, losses = train('detection/mask-rcnn_lit-ti_fpn_shapes.py', text, tmp_path)
     assert left_out(output) == {*BROKEN, *RESIZED_AWAY, 'missing'}
-    assert len(losses) == math.ceil((len(files) + 1) / 2)
-    assert all(map(math.isfinite, losses))
+    assert losses == math.ceil((len(files) + 1) / 2)
     assert re.search(r'coco/segm_mAP: -?[\d.]+', output)
 
 
@@ -141,22 +119,15 @@ def test_segmentation(tmp_path):
 metainfo = dict(classes={CLASSES}, palette=[[9, 9, 9], [99, 9, 9], [9, 9, 99]])
 model.update(decode_head=dict(
     num_classes=3, loss_decode=dict(_delete_=True, type='CrossEntropyLoss')))
-train_dataloader = dict(batch_size=2, dataset=dict(
-    data_root={str(data)!r}, {folders}, metainfo=metainfo, reduce_zero_label=True))
-val_dataloader = dict(batch_size=1, dataset=dict(
-    data_root={str(data / 'val')!r}, {folders}, metainfo=metainfo,
-    reduce_zero_label=True))
+labels = dict(metainfo=metainfo, reduce_zero_label=True, {folders})
+train_dataloader = dict(batch_size=2, dataset=dict(data_root={str(data)!r}, **labels))
+val_dataloader = dict(
+    batch_size=1, dataset=dict(data_root={str(data / 'val')!r}, **labels))
 test_dataloader = val_dataloader
-train_cfg = dict(max_epochs=1)
-default_hooks = dict(logger=dict(interval=1))
 """
-    base = 'segmentation/lit-ti_fpn_fpnhead_shapes.py'
-    status, output, losses = train(base, text, tmp_path)
-    assert status == 0, output[-5000:]
-    assert left_out(output) == {
-        *(*BROKEN, *RESIZED_AWAY, 'one-pixel', 'small-mask', 'torn-mask', 'odd-ids')
-    }, output[-5000:]
+    output, losses = train('segmentation/lit-ti_fpn_fpnhead_shapes.py', text, tmp_path)
+    wrong = {'one-pixel', 'small-mask', 'torn-mask', 'odd-ids'}
+    assert left_out(output) == {*BROKEN, *RESIZED_AWAY, *wrong}
     assert 'beyond the 3 classes, as they are after loading: [8]' in output
-    assert len(losses) == math.ceil(len(files) / 2)
-    assert all(map(math.isfinite, losses))
+    assert losses == math.ceil(len(files) / 2)
     assert (tmp_path / 'work_dirs' / 'config' / 'epoch_1.pth').is_file()

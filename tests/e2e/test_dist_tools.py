@@ -2,17 +2,20 @@
 
 import pickle
 import re
-from pathlib import Path
 
-import pytest
 import torch
 
 from mmlit import read_checkpoint
 from mmlit_tools.test import main
-from support.running_tools import check_continued, finish, free_port, launch, metrics
+from support.running_tools import (
+    SHAPES,
+    check_continued,
+    finish,
+    free_port,
+    launch,
+    metrics,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-SHAPES = ROOT / 'configs' / 'detection' / 'mask-rcnn_lit-ti_fpn_shapes.py'
 # Five images to evaluate: two processes get three each, one of them twice.
 CONFIG = """
 _base_ = {base!r}
@@ -24,22 +27,12 @@ train_dataloader = dict(batch_size=1, dataset=dict(data_root=data_root))
 val_dataloader = dict(batch_size=1, dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 metric = dict(
-    type='CocoMetric',
-    metric=['bbox', 'segm'],
-    format_only=False,
-    ann_file=data_root + 'annotations/val.json',
-)
+    type='CocoMetric', metric=['bbox', 'segm'], format_only=False,
+    ann_file=data_root + 'annotations/val.json')
 val_evaluator = [metric, dict(type='DumpDetResults', out_file_path='training.pkl')]
 test_evaluator = dict(_delete_=True, **metric)
 default_hooks = dict(logger=dict(interval=1))
 """
-
-
-@pytest.fixture
-def config(tmp_path):
-    path = tmp_path / 'config.py'
-    path.write_text(CONFIG.format(base=str(SHAPES), data=f'{tmp_path}/data/'))
-    return path
 
 
 def predictions(path):
@@ -47,21 +40,16 @@ def predictions(path):
     found = {}
     for result in pickle.loads(path.read_bytes()):
         assert result['img_id'] not in found
-        instances = result['pred_instances']
+        values = [value for _, value in sorted(result['pred_instances'].items())]
         found[result['img_id']] = [
-            value.tolist() if isinstance(value, torch.Tensor) else value
-            for _, value in sorted(instances.items())
+            getattr(v, 'tolist', lambda v=v: v)() for v in values
         ]
     return found
 
 
-def figures(work_dir):
-    """What COCO's evaluation found, without the seconds that it took."""
-    found = metrics(work_dir, newest=1)
-    return {key: value for key, value in found.items() if key.startswith('coco/')}
-
-
-def test_stop_resume_and_evaluate(tmp_path, config, monkeypatch):
+def test_stop_resume_and_evaluate(tmp_path, monkeypatch):
+    config = tmp_path / 'config.py'
+    config.write_text(CONFIG.format(base=str(SHAPES), data=f'{tmp_path}/data/'))
     # torchrun passes SIGTERM on to its processes and theirs; they save, and it waits.
     options = ('--cfg-options', 'train_dataloader.num_workers=1')
     running = launch('dist_train.sh', config, 2, *options, cwd=tmp_path)
@@ -85,13 +73,9 @@ def test_stop_resume_and_evaluate(tmp_path, config, monkeypatch):
     # Two machines, one process each.
     twice = ('--resume', '--cfg-options', 'train_cfg.max_epochs=2')
     port = free_port()
-    machines = [
-        launch(
-            *('dist_train.sh', config, 1, *twice),
-            **dict(cwd=tmp_path, NNODES=2, NODE_RANK=rank, PORT=port),
-        )
-        for rank in range(2)
-    ]
+    variables = [dict(NNODES=2, NODE_RANK=rank, PORT=port) for rank in range(2)]
+    command = ('dist_train.sh', config, 1, *twice)
+    machines = [launch(*command, cwd=tmp_path, **each) for each in variables]
     output = [finish(machine) for machine in machines][0]
     assert f'resumed epoch: {saved["epoch"]}, iter: {saved["iter"]}' in output
     checkpoint = work_dir / 'epoch_2.pth'
@@ -109,8 +93,9 @@ def test_stop_resume_and_evaluate(tmp_path, config, monkeypatch):
     during, two, one = map(predictions, out)
     assert len(one) == 5 and all(len(values[0]) == 20 for values in one.values())
     assert two == one
-    assert len(figures(tmp_path / 'one')) == 12
-    assert figures(tmp_path / 'two') == figures(tmp_path / 'one')
+    found = [metrics(tmp_path / name, newest=1).items() for name in ('two', 'one')]
+    two, alone = ({k: v for k, v in f if k.startswith('coco/')} for f in found)
+    assert len(alone) == 12 and two == alone
     # What two processes measured in training is what their checkpoint gives, although
     # each had BatchNorm statistics of its own.
     assert during == one

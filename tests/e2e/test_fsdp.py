@@ -1,33 +1,18 @@
 """Sharded training by the real script: checkpoints whole or not at all, resumed."""
 
-from pathlib import Path
-
 import pytest
 
 from mmlit import read_checkpoint
-from support import running_tools
-from support.running_tools import finish, launch
+from support.running_tools import ROOT, finish, launch, write_tiny
 
-FSDP = Path(__file__).resolve().parents[2] / (
-    'configs/detection/mask-rcnn_lit-b_fpn_fsdp_1x_coco.py'
-)
+FSDP = ROOT / 'configs/detection/mask-rcnn_lit-b_fpn_fsdp_1x_coco.py'
 
 
 @pytest.fixture
 def config(tmp_path):
     """The demo's small network and data, sharded as the config for COCO says."""
     pytest.importorskip('mmdet', reason='trains a detector of mmdet')
-    path = running_tools.write_config(
-        tmp_path,
-        shapes=dict(train=8, val=4, size=64, seed=0),
-        scale=(64, 64),
-        model=dict(
-            backbone=dict(arch=dict(running_tools.TINY, _delete_=True)),
-            neck=dict(in_channels=list(running_tools.TINY['embed_dims'])),
-        ),
-        train_dataloader=dict(batch_size=2),
-        default_hooks=dict(checkpoint=dict(max_keep_ckpts=1), logger=dict(interval=1)),
-    )
+    path = write_tiny(tmp_path)
     own = FSDP.read_text().partition('\n_base_ = ')[2].partition('\n')[2]
     assert 'FlexibleRunner' in own and 'LITFSDPStrategy' in own
     path.write_text(path.read_text() + own)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from support.running_tools import run
+from support.running_tools import ROOT, run
 
-ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / 'configs/segmentation/lit-ti_fpn_fpnhead_8xb2-80k_ade20k-512x512.py'
 pytest.importorskip('mmseg', reason='the segmentation configs are for mmseg')
 HOUR = 3600
@@ -27,32 +26,19 @@ learn = [dict(type='LoadImageFromFile'), labels, resize, pack]
 show = [dict(type='LoadImageFromFile'), resize, labels, pack]
 # Nothing drops out: they are to be learnt by heart.
 model = dict(
-    data_preprocessor=dict(size=(192, 256)),
-    backbone=dict(init_cfg=None, drop_path_rate=0.0),
-    decode_head=dict(dropout_ratio=0.0),
-)
+    data_preprocessor=dict(size=(192, 256)), decode_head=dict(dropout_ratio=0.0),
+    backbone=dict(init_cfg=None, drop_path_rate=0.0))
 eight = dict(data_root={root!r}, indices=8)
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(**eight, pipeline=learn),
-)
+here = dict(num_workers=0, persistent_workers=False)
+train_dataloader = dict(batch_size=4, dataset=dict(**eight, pipeline=learn), **here)
 folders = dict(img_path='images/training', seg_map_path='annotations/training')
-val_dataloader = dict(
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(**eight, pipeline=show, data_prefix=folders),
-)
-test_dataloader = val_dataloader
-hotter = dict(lr_mult=5.0)
-optim_wrapper = dict(
-    paramwise_cfg=dict(custom_keys=dict(neck=hotter, decode_head=hotter))
-)
+shown = dict(**eight, pipeline=show, data_prefix=folders)
+val_dataloader = test_dataloader = dict(dataset=shown, **here)
+hotter = dict(custom_keys=dict.fromkeys(['neck', 'decode_head'], dict(lr_mult=5.0)))
+optim_wrapper = dict(paramwise_cfg=hotter)
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-param_scheduler = [
-    dict(type='PolyLR', power=0.9, eta_min=1e-6, end=max_iters, by_epoch=False)
-]
+poly = dict(type='PolyLR', power=0.9, eta_min=1e-6, end=max_iters, by_epoch=False)
+param_scheduler = [poly]
 default_hooks = dict(checkpoint=dict(interval=max_iters, save_best=None))
 randomness = dict(seed=0)
 """
@@ -65,7 +51,6 @@ def test_semantic_fpn_on_eight_images(tmp_path, data_root):
     config = tmp_path / 'eight.py'
     config.write_text(CONFIG.format(base=str(BASE), root=str(root)))
     mmseg = Path(importlib.util.find_spec('mmseg').origin).parent
-    said = run(
-        mmseg / '.mim' / 'tools' / 'train.py', config, cwd=tmp_path, timeout=HOUR
-    )
+    train = mmseg / '.mim' / 'tools' / 'train.py'
+    said = run(train, config, cwd=tmp_path, timeout=HOUR)
     assert float(re.findall(r'mIoU: ([\d.]+)', said)[-1]) >= 50

@@ -10,8 +10,6 @@ import torch
 from support.config_helpers import CONFIGS
 from support.looking_helpers import write_noise
 
-DETECTION = CONFIGS / 'detection' / 'retinanet_lit-ti_fpn_1x_coco.py'
-
 
 class Evil:
     def __reduce__(self):
@@ -23,18 +21,16 @@ class Evil:
     [
         ('visualize', 'offsets a.png --config {} --checkpoint evil.pth --out-dir out'),
         ('export', '{} evil.pth out.onnx --part backbone'),
-        (
-            'infer',
-            'a.png --config {} --checkpoint evil.pth --out-dir out --device cpu',
-        ),
+        ('infer', 'a.png --config {} --checkpoint evil.pth --out-dir out --device cpu'),
     ],
-    ids=lambda value: value if ' ' not in value else '',
+    ids=['visualize', 'export', 'infer'],
 )
 def test_a_refused_checkpoint(tmp_path, monkeypatch, tool, arguments):
     monkeypatch.chdir(tmp_path)
     write_noise(tmp_path / 'a.png')
     torch.save(dict(state_dict=Evil()), 'evil.pth')
-    words = arguments.format(DETECTION).split()
+    config = CONFIGS / 'detection' / 'retinanet_lit-ti_fpn_1x_coco.py'
+    words = arguments.format(config).split()
     monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *words])
     with pytest.raises(SystemExit) as stopped:
         importlib.import_module(f'mmlit_tools.{tool}.command').main()

@@ -5,7 +5,9 @@ import gc
 import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -13,12 +15,8 @@ import torch
 from support.archs import RELATIVE, randomised
 
 #: Many heads of few channels: bias tables are much of the memory.
-ARCH = {
-    **RELATIVE,
-    'embed_dims': (8, 8, 64, 64),
-    'depths': (1, 1, 1, 1),
-    'num_heads': (1, 1, 32, 32),
-}
+ARCH = {**RELATIVE, 'embed_dims': (8, 8, 64, 64), 'num_heads': (1, 1, 32, 32)}
+ARCH['depths'] = (1, 1, 1, 1)
 WARM_UP, ITERATIONS, EVERY = 500, 2000, 25
 THREADS = 8
 #: MiB per 1000 iterations: 0.5 was measured, and 2.7 where resized tables were kept.
@@ -46,13 +44,6 @@ def tensors_alive():
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
-def slope(points):
-    """Of a line through (x, y), by least squares."""
-    xs, ys = zip(*points)
-    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a in xs)
-
-
 @pytest.mark.soak
 def test_memory_stays_flat():
     """One model learns, another one never leaves eval mode."""
@@ -72,32 +63,22 @@ def test_memory_stays_flat():
             trained.load_state_dict(trained.state_dict())
         if i >= WARM_UP and i % EVERY == 0:
             figures.append((i, mebibytes()))
-            if i == WARM_UP:
-                alive = tensors_alive()
-    growth = slope(figures) * 1000
-    print(
-        f'\nresident memory: {start:.1f} MiB at the start, {figures[0][1]:.1f} after '
-        f'{WARM_UP} iterations, {figures[-1][1]:.1f} after {ITERATIONS}, '
-        f'{growth:+.2f} per 1000; {alive} tensors, then {tensors_alive()}'
-    )
+        if i == WARM_UP:
+            alive = tensors_alive()
+    growth = np.polyfit(*zip(*figures), 1)[0] * 1000
+    print(f'{start=:.1f} MiB, {figures[0]} to {figures[-1]}, {growth:+.2f} per 1000')
     assert all(level.isfinite().all() for level in levels)
     assert growth < GROWTH
     assert tensors_alive() == alive
 
 
-@pytest.fixture
-def hasty():
-    """Threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
 @pytest.mark.soak
 @pytest.mark.parametrize('kernel', ['auto', 'eager', 'sdpa', 'chunked'])
-def test_threads_share_a_model(hasty, kernel):
+def test_threads_share_a_model(request, kernel):
     """Bit for bit: the same operations on the same numbers, in each thread."""
+    # Threads take turns as often as they can.
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-6)
     draw = random.Random(1)
     model = randomised(arch=ARCH, attn_kernel=kernel).eval()
     images = [drawn_image(draw) for _ in range(12)]

@@ -34,9 +34,8 @@ def train(folder, loop, rank):
 def test_both_stop_and_go_on(tmp_path):
     in_two(*(functools.partial(train, tmp_path, loop) for loop in LOOPS))
     for loop in LOOPS:
-        found = [
-            json.loads((tmp_path / loop / f'{r}.json').read_text()) for r in (0, 1)
-        ]
+        files = [tmp_path / loop / f'{rank}.json' for rank in (0, 1)]
+        found = [json.loads(file.read_text()) for file in files]
         assert found[0]['done'] == found[1]['done']
         # Between them every image of the first epoch, once.
         first = [image for one in found for image in one['seen'][: IMAGES // 2]]

@@ -5,12 +5,8 @@ import torch
 from mmlit import LIT
 
 RELATIVE = dict(
-    embed_dims=(8, 16, 24, 32),
-    depths=(1, 1, 2, 1),
-    num_heads=(1, 2, 3, 4),
-    mlp_ratios=(2, 2, 2, 2),
-    pos_embed='relative',
-    norm_eps=1e-5,
+    **dict(embed_dims=(8, 16, 24, 32), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4)),
+    **dict(mlp_ratios=(2, 2, 2, 2), pos_embed='relative', norm_eps=1e-5),
     drop_path_rate=0.0,
 )
 ABSOLUTE = {**RELATIVE, 'pos_embed': 'absolute', 'norm_eps': 1e-6}

@@ -68,22 +68,15 @@ def noise(cfg, objects=(3, 2)):
         head = cfg.model.get('roi_head') or cfg.model
         # Of a cascade, the first head stands for all.
         boxes = head.bbox_head[0] if 'stage_loss_weights' in head else head.bbox_head
-        return testing.demo_mm_inputs(
-            2,
-            [[3, 64, 64]] * 2,
-            num_items=list(objects),
-            num_classes=min(boxes.num_classes, 10),
-            with_mask='mask_head' in head,
-        )
+        options = dict(num_classes=min(boxes.num_classes, 10), num_items=list(objects))
+        options['with_mask'] = 'mask_head' in head
+        return testing.demo_mm_inputs(2, [[3, 64, 64]] * 2, **options)
     sample = import_module('mmseg.structures').SegDataSample
     labels = torch.randint(0, cfg.model.decode_head.num_classes, (2, 1, 64, 64))
     shape = dict(img_shape=(64, 64), ori_shape=(64, 64))
-    return dict(
-        inputs=list(torch.randint(0, 256, (2, 3, 64, 64)).byte()),
-        data_samples=[
-            sample(metainfo=shape, gt_sem_seg=PixelData(data=label)) for label in labels
-        ],
-    )
+    samples = [sample(metainfo=shape, gt_sem_seg=PixelData(data=x)) for x in labels]
+    images = torch.randint(0, 256, (2, 3, 64, 64)).byte()
+    return dict(inputs=list(images), data_samples=samples)
 
 
 def train_on(model, data, wrapped=None):
@@ -103,11 +96,10 @@ def check_metafile(model, cfg, kind, name):
     assert said['Parameters'] == sum(p.numel() for p in model.parameters())
     assert said.get('Epochs') == cfg.train_cfg.get('max_epochs')
     assert said.get('Iterations') == cfg.train_cfg.get('max_iters')
-    drawn = 'shapes' in cfg
-    gpus = 1 if drawn else 8
+    gpus = 1 if 'shapes' in cfg else 8
     assert said['Batch Size'] == gpus * cfg.train_dataloader.batch_size
     data = DATA.get(cfg.train_dataloader.dataset.type)
-    assert said['Training Data'] == ('drawn shapes' if drawn else data)
+    assert said['Training Data'] == ('drawn shapes' if 'shapes' in cfg else data)
 
 
 def without_decay(model, cfg):
@@ -127,24 +119,20 @@ def without_decay(model, cfg):
 
 def norms_of(model, kinds=(torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)):
     """Return the names of the parameters of all norms in a model."""
-    return {
-        f'{name}.{kind}'
-        for name, module in model.named_modules()
-        if isinstance(module, kinds)
-        for kind in ('weight', 'bias')
-    }
+    norms = [
+        name for name, module in model.named_modules() if isinstance(module, kinds)
+    ]
+    return {f'{name}.{kind}' for name in norms for kind in ('weight', 'bias')}
 
 
 def check_tables(backbone, arch, sides):
     """Check that the position tables of stages 3 and 4 are for grids of these sides."""
-    tables = 0
-    for stage, side in zip(backbone.stages[2:], sides):
-        for block in stage.blocks:
-            if arch.pos_embed == 'relative':
+    if arch.pos_embed == 'relative':
+        for stage, side, depth in zip(backbone.stages[2:], sides, arch.depths[2:]):
+            assert len(stage.blocks) == depth
+            for block in stage.blocks:
                 table = block.attn.position_bias.relative_position_bias_table
                 assert table.shape[1:] == (2 * side - 1,) * 2
-                tables += 1
-    assert tables == (sum(arch.depths[2:]) if arch.pos_embed == 'relative' else 0)
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,15 +141,10 @@ DOCUMENT = ROOT / 'docs' / 'custom_data.md'
 PARTS = dict(circle='screw', triangle='nut', ring='washer')
 
 
-# --- the document -----------------------------------------------------------------
-
-
 def section(title):
     """Return the text of a `## title` of the document."""
-    (text,) = re.findall(
-        rf'^## {title}$(.*?)(?=^## |\Z)', DOCUMENT.read_text(), re.M | re.S
-    )
-    return text
+    whole = DOCUMENT.read_text()
+    return re.search(rf'^## {title}$(.*?)(?=^## |\Z)', whole, re.M | re.S)[1]
 
 
 def blocks(text, language):
@@ -186,8 +169,7 @@ def settings(text, names=None):
     """Return the variables that Python text assigns, given those before it."""
     names = {} if names is None else names
     exec(text, names)
-    assigned = [node.targets[0].id for node in ast.parse(text).body]
-    return {name: names[name] for name in assigned}
+    return {(n := node.targets[0].id): names[n] for node in ast.parse(text).body}
 
 
 def add_up(texts):
@@ -214,15 +196,8 @@ def replace(text, snippet):
     return '\n'.join(lines) + '\n'
 
 
-# --- what it speaks of ------------------------------------------------------------
-
-
 def make_workplace(folder, title):
-    """Make a checkout with the config where the document says, and its data.
-
-    Returns:
-        The path of the config, seen from `folder`.
-    """
+    """Make a checkout with the document's config, whose path it returns, and data."""
     from mmlit_tools.shapes.dataset import ensure_shapes
 
     _, name, text, _ = recipe(title)
@@ -231,36 +206,25 @@ def make_workplace(folder, title):
     (folder / name).parent.mkdir()
     (folder / name).write_text(text)
     drawn = ensure_shapes(folder / 'drawn', train=4, val=2, size=96, progress=False)
-    dict(Detection=_lay_out_parts, Segmentation=_lay_out_field)[title](
-        drawn, folder / 'data'
-    )
+    parts, field = folder / 'data' / 'parts', folder / 'data' / 'field'
+    for split in ('train', 'val'):
+        if title == 'Detection':
+            parts.mkdir(parents=True, exist_ok=True)
+            (drawn / split).rename(parts / split)
+            content = json.loads((drawn / 'annotations' / f'{split}.json').read_text())
+            for category in content['categories']:
+                category['name'] = PARTS[category['name']]
+            (parts / f'{split}.json').write_text(json.dumps(content))
+        else:
+            for ours, kind in ((split, 'images'), (f'masks/{split}', 'masks')):
+                (field / kind).mkdir(parents=True, exist_ok=True)
+                (drawn / ours).rename(field / kind / split)
     shutil.rmtree(drawn)
     return name
 
 
-def _lay_out_parts(drawn, data):
-    (data / 'parts').mkdir(parents=True)
-    for split in ('train', 'val'):
-        (drawn / split).rename(data / 'parts' / split)
-        content = json.loads((drawn / 'annotations' / f'{split}.json').read_text())
-        for category in content['categories']:
-            category['name'] = PARTS[category['name']]
-        (data / 'parts' / f'{split}.json').write_text(json.dumps(content))
-
-
-def _lay_out_field(drawn, data):
-    for split in ('train', 'val'):
-        for ours, kind in ((split, 'images'), (f'masks/{split}', 'masks')):
-            (data / 'field' / kind).mkdir(parents=True, exist_ok=True)
-            (drawn / ours).rename(data / 'field' / kind / split)
-
-
 def make_checkpoint(path, base):
-    """Save the base config's model in the authors' format, with random weights.
-
-    Returns:
-        The weights.
-    """
+    """Save the base config's model in the authors' format; return its weights."""
     torch.manual_seed(1)
     model = build(Config.fromfile(base))
     # Norms start at 1 and 0: from there nobody could tell where they came from.

@@ -36,9 +36,7 @@ DOCUMENTS = sorted(
     if path.name != 'custom_data.md'
 )
 #: Those whose commands within text are resolved.
-WITH_TEXT = [
-    *DOCUMENTS, 'docs/custom_data.md', 'tools/README.md', 'configs/README.md'
-]  # fmt: skip
+WITH_TEXT = [*DOCUMENTS, 'docs/custom_data.md', 'tools/README.md', 'configs/README.md']
 TOOLS = {path.name for path in (ROOT / 'tools').glob('*.*') if path.suffix != '.md'}
 BLOCK = re.compile(
     # After the language, a directive has its argument: ```{include} FILE.
@@ -48,8 +46,7 @@ BLOCK = re.compile(
 )
 #: Words of the documents that stand for something of the reader's.
 PLACEHOLDERS = {
-    r'\bCFG\b|\bCONFIG\b': 'small.py',
-    r'\bCKPT\b|\bCHECKPOINT\b': 'small.pth',
+    **{r'\bCFG\b|\bCONFIG\b': 'small.py', r'\bCKPT\b|\bCHECKPOINT\b': 'small.pth'},
     r'\bIMAGE\b(\.\.\.)?': 'image.png',
     r'\bOUT\.onnx\b': 'model.onnx',
     r'\bDIR\b|\bOUT\b': 'out',
@@ -63,24 +60,17 @@ dims = [8, 16, 32, 64]
 model = dict(
     backbone=dict(
         arch=dict(
-            _delete_=True,
-            embed_dims=dims,
-            depths=(1, 1, 1, 1),
-            num_heads=(1, 2, 2, 4),
-            mlp_ratios=(2, 2, 2, 2),
-            pos_embed='relative',
-            norm_eps=1e-5,
-            drop_path_rate=0.0,
-        ),
-        img_size=64,
-    ),
+            _delete_=True, embed_dims=dims, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4),
+            mlp_ratios=(2, 2, 2, 2), pos_embed='relative', norm_eps=1e-5,
+            drop_path_rate=0.0),
+        img_size=64),
     neck=dict(in_channels=dims),
     test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=5)),
 )
 train_cfg = dict(max_epochs=1)
-train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
 val_dataloader = dict(num_workers=0, persistent_workers=False)
-test_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = val_dataloader
+train_dataloader = dict(batch_size=2, **val_dataloader)
 """
 
 
@@ -90,17 +80,12 @@ class Block:
 
     document: str
     line: int
-    language: str
     remark: str
+    language: str
     text: str
 
     def __str__(self) -> str:
         return f'{self.document}:{self.line}'
-
-    @property
-    def not_run(self) -> str:
-        """Return why it is not run, or ''."""
-        return self.remark_of('not run')
 
     @property
     def is_config(self) -> bool:
@@ -118,14 +103,8 @@ def blocks(document: str) -> list:
     """Return the fenced blocks of a document, in order."""
     text = (ROOT / document).read_text(encoding='utf-8')
     return [
-        Block(
-            document,
-            text.count('\n', 0, found.start('text')),
-            found['language'],
-            found['remark'] or '',
-            found['text'],
-        )
-        for found in BLOCK.finditer(text)
+        Block(document, text.count('\n', 0, m.start('text')), **m.groupdict(default=''))
+        for m in BLOCK.finditer(text)
     ]
 
 
@@ -151,9 +130,7 @@ def inline_commands(document: str) -> list:
     """Return the command lines that stand within text, as lists of words."""
     text = (ROOT / document).read_text(encoding='utf-8')
     outside = BLOCK.sub('', text)
-    found = [
-        ' '.join(span.split()) for span in re.findall(r'(?<!`)`([^`]+)`(?!`)', outside)
-    ]
+    spans = re.findall(r'(?<!`)`([^`]+)`(?!`)', outside)
     variables = r'(?:[A-Z]\w*=\S* )*'
     starts = re.compile(
         rf'{variables}(?:(?:python|bash) )?(?:\S*/)?tools/\w+\.(?:py|sh)\b'
@@ -162,7 +139,7 @@ def inline_commands(document: str) -> list:
     found = [
         # README.md and tools/README.md call a tool by its name alone, too.
         f'tools/{span}' if span.partition(' ')[0] in TOOLS and ' ' in span else span
-        for span in found
+        for span in map(' '.join, map(str.split, spans))
     ]
     return [words for span in found if starts.match(span) for words in commands(span)]
 
@@ -193,15 +170,14 @@ FORKS.set_forkserver_preload(
 
 
 def run_python(arguments, folder, **environment):
-    """Do what `python ARGUMENTS` does in a folder.
+    """Do what `python ARGUMENTS` does in a folder; return its status and output.
 
-    Returns:
-        (the exit status, what it prints).
+    A tool spends most of a short run on importing torch, mmdet and mmseg: a fork of a
+    process that has imported them need not.
     """
     output = folder / 'output.txt'
-    process = FORKS.Process(
-        target=_be_python, args=(arguments, folder, output, environment)
-    )
+    arguments = (arguments, folder, output, environment)
+    process = FORKS.Process(target=_be_python, args=arguments)
     process.start()
     process.join(600)
     process.kill()

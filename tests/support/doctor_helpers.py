@@ -64,27 +64,13 @@ def find_outside(context=metadata.DistributionFinder.Context()):
     return find(metadata.DistributionFinder.Context(name=context.name, path=path))
 metadata.MetadataPathFinder.find_distributions = find_outside
 """
-STOCK = {
-    'mmengine': '0.10.7',
-    'mmcv': '2.1.0',
-    'mmdet': '3.3.0',
-    'mmsegmentation': '1.2.2',
-}
-ONEDL = {
-    'onedl-mmengine': '0.10.12',
-    'onedl-mmcv': '2.3.6',
-    'onedl-mmdetection': '3.5.1',
-    'onedl-mmsegmentation': '1.4.2',
-}
+STOCK = dict(mmengine='0.10.7', mmcv='2.1.0', mmdet='3.3.0', mmsegmentation='1.2.2')
+ONEDL = {'onedl-mmengine': '0.10.12', 'onedl-mmcv': '2.3.6'}
+ONEDL |= {'onedl-mmdetection': '3.5.1', 'onedl-mmsegmentation': '1.4.2'}
 
 
 def stack(versions, mmcv_limit):
-    """Return {file: text} of mmengine, mmcv, mmdet and mmseg, and their metadata.
-
-    Args:
-        versions: {distribution: version}, in this order.
-        mmcv_limit: The first mmcv that is too new for mmdet and mmseg.
-    """
+    """Return {file: text} of mmengine, mmcv, mmdet and mmseg, and their metadata."""
     names = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
     files = {}
     for name, (published, version) in zip(names, versions.items(), strict=True):
@@ -109,11 +95,8 @@ COMMON = {
     **distribution('torch', '2.13.0+cpu'),
     'torch/cuda.py': NO_GPU,
     'torch/version.py': "__version__ = '2.13.0+cpu'\ncuda = None\n",
+    **dict.fromkeys(['ftfy.py', 'regex.py', 'onnxruntime.py', 'tensorboard.py'], ''),
     'pkg_resources/__init__.py': '',
-    'ftfy.py': '',
-    'regex.py': '',
-    'onnxruntime.py': '',
-    'tensorboard.py': '',
 }
 SOUND = {**COMMON, **stack(STOCK, '2.2.0')}
 SOUND_ONEDL = {**COMMON, **stack(ONEDL, '2.4.0')}
@@ -139,110 +122,72 @@ SEGFAULT = 'import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n'
 # what it says, its command)}
 # fmt: off
 FAULTS = {
-    'no mmlit': (
-        {}, ['mmlit'], 'mmlit-files', 'no mmlit', f'pip install -e {CHECKOUT}',
-    ),
-    'stock and onedl': (
-        distribution('onedl-mmcv', '2.3.6'), [], 'doubles',
-        'mmcv and onedl-mmcv both bring mmcv', f'pip uninstall -y onedl-mmcv && {MMCV}',
-    ),
-    'mmcv needs a missing package': (
-        {'mmcv/__init__.py': 'import cv2_gone'}, ['cv2_gone'], 'mmcv',
-        'mmcv 2.1.0 cannot be imported because it needs cv2_gone',
-        'pip install cv2_gone',
-    ),
-    'ops without deformable convolution': (
-        {'mmcv/_ext.py': ''}, [], 'mmcv-ops', 'without the compiled ops', MMCV,
-    ),
-    'no pkg_resources': (
-        {}, ['pkg_resources'], 'pkg_resources', 'mmengine 0.10.7 needs pkg_resources',
-        'pip install "setuptools<81"',
-    ),
-    'no numpy': ({}, ['numpy'], 'numpy', 'not installed', 'pip install numpy'),
-    'two OpenCVs': (
-        distribution('opencv-python'), [], 'opencv',
+    'no mmlit': ({}, ['mmlit'], 'mmlit-files', 'no mmlit',
+        f'pip install -e {CHECKOUT}'),
+    'stock and onedl': (distribution('onedl-mmcv', '2.3.6'), [], 'doubles',
+        'mmcv and onedl-mmcv both bring mmcv',
+        f'pip uninstall -y onedl-mmcv && {MMCV}'),
+    'mmcv needs a missing package': ({'mmcv/__init__.py': 'import cv2_gone'},
+        ['cv2_gone'], 'mmcv', 'mmcv 2.1.0 cannot be imported because it needs cv2_gone',
+        'pip install cv2_gone'),
+    'ops without deformable convolution': ({'mmcv/_ext.py': ''}, [], 'mmcv-ops',
+        'without the compiled ops', MMCV),
+    'no pkg_resources': ({}, ['pkg_resources'], 'pkg_resources',
+        'mmengine 0.10.7 needs pkg_resources', 'pip install "setuptools<81"'),
+    'two OpenCVs': (distribution('opencv-python'), [], 'opencv',
         'opencv-python and opencv-python-headless overwrite',
-        f'pip uninstall -y opencv-python && {HEADLESS}',
-    ),
+        f'pip uninstall -y opencv-python && {HEADLESS}'),
     'two OpenCVs, and the files of neither': (
         {**distribution('opencv-python'), 'cv2/__init__.py': NO_LIBGL}, [], 'opencv',
-        'overwrite', f'pip uninstall -y opencv-python && {HEADLESS}',
-    ),
-    'OpenCV without libGL': (
-        {'cv2/__init__.py': NO_LIBGL}, [], 'cv2', 'libGL.so.1', HEADLESS,
-    ),
+        'overwrite', f'pip uninstall -y opencv-python && {HEADLESS}'),
+    'OpenCV without libGL': ({'cv2/__init__.py': NO_LIBGL}, [], 'cv2', 'libGL.so.1',
+        HEADLESS),
     'no torch': ({}, ['torch'], 'torch', 'not installed', 'pip install torch'),
-    'torch 1': (
-        {'torch/version.py': "__version__ = '1.13.1'\ncuda = None\n"}, [], 'torch',
-        'scaled_dot_product_attention', 'pip install --upgrade torch',
-    ),
+    'torch 1': ({'torch/version.py': "__version__ = '1.13.1'\ncuda = None\n"}, [],
+        'torch', 'scaled_dot_product_attention', 'pip install --upgrade torch'),
     'a torch that dies': (
         {'torch/__init__.py': "raise OSError('libtorch.so: not found\\nmore')"}, [],
         'torch', 'OSError: libtorch.so: not found)',
-        'pip install --force-reinstall --no-deps torch==2.13.0',
-    ),
+        'pip install --force-reinstall --no-deps torch==2.13.0'),
     'a driver older than torch': (
         {'torch/version.py': CUDA_TORCH, 'torch/cuda.py': TOO_OLD}, [], 'devices',
-        'driver is too old',
-        'pip uninstall -y torch && pip install torch '
-        '--index-url https://download.pytorch.org/whl/cu126',
-    ),
-    'a torch compiled for numpy 1': (
-        {'torch/__init__.py': TORCH + NO_NUMPY}, [], 'torch-numpy',
-        'Numpy is not available', 'pip install "numpy<2"',
-    ),
+        'driver is too old', 'pip uninstall -y torch && pip install torch '
+        '--index-url https://download.pytorch.org/whl/cu126'),
+    'a torch compiled for numpy 1': ({'torch/__init__.py': TORCH + NO_NUMPY}, [],
+        'torch-numpy', 'Numpy is not available', 'pip install "numpy<2"'),
     'a torchvision of another torch': (
         {'torchvision/__init__.py': "raise RuntimeError('no torchvision::nms')"}, [],
-        'torchvision', 'no torchvision::nms', 'pip uninstall -y torchvision',
-    ),
-    'no mmengine': (
-        {}, ['mmengine'], 'mmengine', 'not installed',
-        'pip install "mmengine>=0.7.1,<1"',
-    ),
+        'torchvision', 'no torchvision::nms', 'pip uninstall -y torchvision'),
+    'no mmengine': ({}, ['mmengine'], 'mmengine', 'not installed',
+        'pip install "mmengine>=0.7.1,<1"'),
     'no mmcv': ({}, ['mmcv'], 'mmcv', 'not installed', MMCV),
-    'mmcv 1': (
-        # It would die in its own import: the version is read first.
-        package('mmcv', '1.7.2', 'from mmcv.runner import gone'), [], 'mmcv',
-        '2.0 or newer, but mmcv 1.7.2', MMCV,
-    ),
+    # It would die in its own import: the version is read first.
+    'mmcv 1': (package('mmcv', '1.7.2', 'from mmcv.runner import gone'), [], 'mmcv',
+        '2.0 or newer, but mmcv 1.7.2', MMCV),
     'no ops': ({'mmcv/_ext.py': None}, [], 'mmcv-ops', 'without the compiled', MMCV),
-    'ops of another torch': (
-        {'mmcv/_ext.py': "raise ImportError('_ext.so: undefined symbol: _ZN3c10')"}, [],
-        'mmcv-ops', 'undefined symbol: _ZN3c10', MMCV,
-    ),
+    'ops of another torch': ({'mmcv/_ext.py': "raise ImportError('so: undefined')"},
+        [], 'mmcv-ops', 'so: undefined', MMCV),
     'ops that crash': ({'mmcv/_ext.py': SEGFAULT}, [], 'mmcv-ops', 'SIGSEGV', MMCV),
     'ops for the CPU, torch with a GPU': (
         {'torch/version.py': CUDA_TORCH, 'torch/cuda.py': GPU}, [], 'mmcv-cuda',
-        'for the CPU only', CUDA_MMCV,
-    ),
-    'ops of another CUDA': (
-        {
-            'torch/version.py': CUDA_TORCH, 'torch/cuda.py': GPU,
-            'mmcv/ops.py': OPS % '12.1',
-        },
-        [], 'mmcv-cuda', 'ops are of CUDA 12.1, torch is of CUDA 13.0', CUDA_MMCV,
-    ),
+        'for the CPU only', CUDA_MMCV),
+    'ops of another CUDA': ({'torch/version.py': CUDA_TORCH, 'torch/cuda.py': GPU,
+        'mmcv/ops.py': OPS % '12.1'}, [], 'mmcv-cuda',
+        'ops are of CUDA 12.1, torch is of CUDA 13.0', CUDA_MMCV),
     'an mmcv that mmdet and mmseg refuse': (
         {'mmcv/version.py': "__version__ = '2.2.0'\n"}, [], 'mmdet',
-        'MMCV==2.2.0 is used but incompatible', MMCV,
-    ),
-    'an mmengine that both refuse': (
-        {'mmengine/version.py': "__version__ = '1.0.0'\n"}, [], 'mmdet',
-        'MMEngine==1.0.0 is used but incompatible', 'pip install "mmengine>=0.7.1,<1"',
-    ),
-    'a package that mmdet needs': (
-        {'mmdet/datasets.py': 'import pycocotools'}, ['pycocotools'], 'mmdet',
-        'needs pycocotools', 'pip install pycocotools',
-    ),
+        'MMCV==2.2.0 is used but incompatible', MMCV),
+    'an mmengine that both refuse': ({'mmengine/version.py': "__version__ = '1.0.0'\n"},
+        [], 'mmdet', 'MMEngine==1.0.0 is used but incompatible',
+        'pip install "mmengine>=0.7.1,<1"'),
+    'a package that mmdet needs': ({'mmdet/datasets.py': 'import pycocotools'},
+        ['pycocotools'], 'mmdet', 'needs pycocotools', 'pip install pycocotools'),
     'no ftfy': ({}, ['ftfy'], 'mmseg', 'imports ftfy', 'pip install ftfy'),
     'an mmcv of the other stack': (
-        {
-            **dict.fromkeys(distribution('mmcv', '2.1.0')),
-            **distribution('onedl-mmcv', '2.3.6'), **package('mmcv', '2.3.6'),
-        },
-        [], 'mmdet', 'MMCV==2.3.6 is used but incompatible',
-        f'pip uninstall -y onedl-mmcv && {MMCV}',
-    ),
+        {**dict.fromkeys(distribution('mmcv', '2.1.0')), **distribution('onedl-mmcv',
+        '2.3.6'), **package('mmcv', '2.3.6')}, [], 'mmdet',
+        'MMCV==2.3.6 is used but incompatible',
+        f'pip uninstall -y onedl-mmcv && {MMCV}'),
 }
 # The same of changes to SOUND_ONEDL: no command brings a package of the other stack.
 ONEDL_FAULTS = {
@@ -250,41 +195,25 @@ ONEDL_FAULTS = {
         {**distribution('mmcv', '2.1.0'), **distribution('mmengine', '0.10.7')}, [],
         'doubles', 'mmcv and onedl-mmcv both bring mmcv',
         'pip uninstall -y mmengine mmcv && pip install --force-reinstall --no-deps '
-        f'onedl-mmengine==0.10.12 && {ONEDL_MMCV}',
-    ),
-    'no mmengine': (
-        dict.fromkeys(distribution('onedl-mmengine', '0.10.12')), ['mmengine'],
-        'mmengine', 'not installed', 'pip install "onedl-mmengine==0.10.*"',
-    ),
-    'no mmcv': (
-        dict.fromkeys(distribution('onedl-mmcv', '2.3.6')), ['mmcv'], 'mmcv',
-        'not installed', ONEDL_MMCV.replace(' --force-reinstall --no-deps', ''),
-    ),
-    'no ops': (
-        {'mmcv/_ext.py': None}, [], 'mmcv-ops',
-        'mmcv 2.3.6 is installed without the compiled', ONEDL_MMCV,
-    ),
+        f'onedl-mmengine==0.10.12 && {ONEDL_MMCV}'),
+    'no mmengine': (dict.fromkeys(distribution('onedl-mmengine', '0.10.12')),
+        ['mmengine'], 'mmengine', 'not installed',
+        'pip install "onedl-mmengine==0.10.*"'),
+    'no mmcv': (dict.fromkeys(distribution('onedl-mmcv', '2.3.6')), ['mmcv'], 'mmcv',
+        'not installed', ONEDL_MMCV.replace(' --force-reinstall --no-deps', '')),
+    'no ops': ({'mmcv/_ext.py': None}, [], 'mmcv-ops',
+        'mmcv 2.3.6 is installed without the compiled', ONEDL_MMCV),
     'an mmcv that mmdet and mmseg refuse': (
         {'mmcv/version.py': "__version__ = '2.5.0'\n"}, [], 'mmdet',
-        'MMCV==2.5.0 is used but incompatible', ONEDL_MMCV,
-    ),
-    'an mmengine that both refuse': (
-        {'mmengine/version.py': "__version__ = '1.0.0'\n"}, [], 'mmdet',
-        'MMEngine==1.0.0 is used but incompatible',
-        'pip install "onedl-mmengine==0.10.*"',
-    ),
+        'MMCV==2.5.0 is used but incompatible', ONEDL_MMCV),
     'an mmengine of the other stack': (
-        {
-            **dict.fromkeys(distribution('onedl-mmengine', '0.10.12')),
-            **distribution('mmengine', '1.0.0'), **package('mmengine', '1.0.0'),
-        },
-        [], 'mmdet', 'MMEngine==1.0.0 is used but incompatible',
-        'pip uninstall -y mmengine && pip install "onedl-mmengine==0.10.*"',
-    ),
-    'an mmdet that is damaged': (
-        {'mmdet/__init__.py': "raise OSError('cut off')"}, [], 'mmdet', 'cut off',
-        'pip install --force-reinstall --no-deps onedl-mmdetection==3.5.1',
-    ),
+        {**dict.fromkeys(distribution('onedl-mmengine', '0.10.12')),
+        **distribution('mmengine', '1.0.0'), **package('mmengine', '1.0.0')}, [],
+        'mmdet', 'MMEngine==1.0.0 is used but incompatible',
+        'pip uninstall -y mmengine && pip install "onedl-mmengine==0.10.*"'),
+    'an mmdet that is damaged': ({'mmdet/__init__.py': "raise OSError('cut off')"}, [],
+        'mmdet', 'cut off',
+        'pip install --force-reinstall --no-deps onedl-mmdetection==3.5.1'),
 }
 # fmt: on
 
@@ -302,27 +231,14 @@ def write(folder, files, block=()):
 
 
 def run(*arguments, paths=(), programs=(), command=(sys.executable, DOCTOR)):
-    """Run the doctor.
-
-    Args:
-        arguments: Of the command line.
-        paths: What PYTHONPATH begins with; the checkout is last.
-        programs: Folders of programs that go before all but this Python's.
-        command: How the doctor is started.
-
-    Returns:
-        What subprocess.run gives.
-    """
+    """Run the doctor with paths before the checkout, and programs after this Python."""
     own = os.path.dirname(sys.executable)
     path = os.pathsep.join([own, *map(str, programs), os.environ['PATH']])
     places = os.pathsep.join(map(str, [*paths, CHECKOUT]))
     return subprocess.run(
         [str(part) for part in (*command, *arguments)],
-        capture_output=True,
-        text=True,
-        cwd=tempfile.gettempdir(),
+        **dict(capture_output=True, text=True, cwd=tempfile.gettempdir(), timeout=600),
         env={**os.environ, 'PATH': path, 'PYTHONPATH': places},
-        timeout=600,
     )
 
 

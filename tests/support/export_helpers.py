@@ -14,9 +14,8 @@ from support.archs import RELATIVE
 ROOT = Path(__file__).resolve().parents[2]
 
 RETINANET = ROOT / 'configs/detection/retinanet_lit-ti_fpn_1x_coco.py'
-SEMANTIC_FPN = (
-    ROOT / 'configs/segmentation/lit-s_fpn_fpnhead_8xb2-80k_ade20k-512x512.py'
-)
+_SEGMENTATION = ROOT / 'configs/segmentation'
+SEMANTIC_FPN = _SEGMENTATION / 'lit-s_fpn_fpnhead_8xb2-80k_ade20k-512x512.py'
 MASK_RCNN = ROOT / 'configs/detection/mask-rcnn_lit-ti_fpn_1x_coco.py'
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from mmlit import LIT, read_checkpoint
-from support.official_files import ABSOLUTE_MICRO, RELATIVE_MICRO
+from support.official_files import FAMILIES
 
 REDUCED = Path(__file__).resolve().parents[1] / 'data' / 'golden.npz'
-ARCHS = {'relative': RELATIVE_MICRO, 'absolute': ABSOLUTE_MICRO}
 
 
 @dataclass
@@ -25,29 +24,20 @@ class Some:
 
 @dataclass
 class Golden:
-    """What the authors' network computes from one of their files.
-
-    Args:
-        name: Name of the file.
-        checkpoint: The file's content, weights under official keys.
-        cases: (image, expected maps) in evaluation.
-        extra: Official weights that the file lacks.
-        train: Image, outputs, loss, gradients and buffers of a training step.
-        levels: How many levels are known.
-    """
+    """What the authors' network computes from one of their files."""
 
     name: str
     checkpoint: dict
-    cases: list
-    extra: dict = field(default_factory=dict)
-    train: dict = None
-    levels: int = 4
+    cases: list  # (image, expected maps) in evaluation
+    extra: dict = field(default_factory=dict)  # official weights that the file lacks
+    train: dict = None  # image, outputs, loss, gradients, buffers of a training step
+    levels: int = 4  # known ones
 
     def build(self, dtype=torch.float64, **kwargs):
         """The network of the file, loaded as it is."""
         norms = (0, 1, 2, 3) if 'segmentor' in self.name else None
         net = LIT(
-            ARCHS[self.name.split('_')[0]],
+            FAMILIES[self.name.split('_')[0]],
             img_size=512 if 'segmentor' in self.name else 800,
             out_norm_indices=norms,
             out_indices=range(self.levels),
@@ -95,14 +85,9 @@ def reduced(name):
     train = found.get('train')
     if train:
         train['outputs'] = list(train['outputs'].values())
-    return Golden(
-        name,
-        {'model': found['state']},
-        [(found['image'], outputs)],
-        found.get('extra', {}),
-        train,
-        len(outputs),
-    )
+    checkpoint, cases = {'model': found['state']}, [(found['image'], outputs)]
+    extra = found.get('extra', {})
+    return Golden(name, checkpoint, cases, extra, train, len(outputs))
 
 
 def _with_samples(tree):

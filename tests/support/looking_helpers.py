@@ -12,18 +12,11 @@ from PIL import Image
 
 from mmlit import LIT
 from mmlit.visualization.image import load_image
+from support.archs import RELATIVE
 
 ROOT = Path(__file__).resolve().parents[2]
-# The tools import each other by bare name.
-ARCH = dict(
-    embed_dims=(8, 16, 32, 64),
-    depths=(1, 1, 2, 1),
-    num_heads=(1, 2, 2, 4),
-    mlp_ratios=(2, 2, 2, 2),
-    pos_embed='relative',
-    norm_eps=1e-5,
-    drop_path_rate=0.2,
-)
+ARCH = {**RELATIVE, 'embed_dims': (8, 16, 32, 64), 'num_heads': (1, 2, 2, 4)}
+ARCH['drop_path_rate'] = 0.2
 #: Pictures of 100 x 60 become inputs of 200 x 120, padded to 224 x 128.
 SCALE = 2.0
 PIPELINE = [
@@ -56,9 +49,8 @@ def write_noise(path, width=100, height=60, seed=0):
 
 
 def preprocessor():
-    return ImgDataPreprocessor(
-        [120.0] * 3, [60.0] * 3, pad_size_divisor=32, bgr_to_rgb=True
-    )
+    options = dict(pad_size_divisor=32, bgr_to_rgb=True)
+    return ImgDataPreprocessor([120.0] * 3, [60.0] * 3, **options)
 
 
 def open_image(path, pipeline=PIPELINE):

@@ -5,44 +5,26 @@ The keys and shapes do not come from `mmlit.weights`: the tests compare the two.
 
 import argparse
 from contextlib import contextmanager
-from functools import lru_cache
 
 import torch
 from mmengine.model import BaseModule
 
 from mmlit import LIT
 from mmlit.weights.convert import to_official
+from support.archs import ABSOLUTE, RELATIVE
 
 #: The authors' micro networks, which the golden files are of.
-RELATIVE_MICRO = dict(
-    embed_dims=(24, 48, 96, 192),
-    depths=(1, 1, 2, 1),
-    num_heads=(1, 2, 4, 8),
-    mlp_ratios=(4, 4, 4, 4),
-    pos_embed='relative',
-    norm_eps=1e-5,
-    drop_path_rate=0.0,
-)
-ABSOLUTE_MICRO = dict(
-    embed_dims=(16, 32, 40, 64),
-    depths=(1, 1, 2, 1),
-    num_heads=(1, 2, 5, 8),
-    mlp_ratios=(8, 8, 4, 4),
-    pos_embed='absolute',
-    norm_eps=1e-6,
-    drop_path_rate=0.0,
-)
+RELATIVE_MICRO = {**RELATIVE, 'embed_dims': (24, 48, 96, 192)}
+RELATIVE_MICRO.update(num_heads=(1, 2, 4, 8), mlp_ratios=(4, 4, 4, 4))
+ABSOLUTE_MICRO = {**ABSOLUTE, 'embed_dims': (16, 32, 40, 64)}
+ABSOLUTE_MICRO.update(num_heads=(1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4))
+FAMILIES = {'relative': RELATIVE_MICRO, 'absolute': ABSOLUTE_MICRO}
 #: Reference image size of each kind of file.
 IMG_SIZES = {'imagenet': 224, 'detector': 800, 'segmentor': 512}
 
 
 def official_shapes(arch, kind):
-    """Key -> shape of the backbone's part of an official file.
-
-    Args:
-        arch: Dict of the fields of an Arch.
-        kind: 'imagenet', 'detector' or 'segmentor'.
-    """
+    """Key -> shape of the backbone in an imagenet, detector or segmentor file."""
     relative = arch['pos_embed'] == 'relative'
     dims, shapes = arch['embed_dims'], {}
 
@@ -52,9 +34,12 @@ def official_shapes(arch, kind):
     def linear(name, outputs, inputs):
         shapes[f'{name}.weight'], shapes[f'{name}.bias'] = (outputs, inputs), (outputs,)
 
+    def convolution(name, outputs, inputs, side):
+        shapes[f'{name}.weight'] = (outputs, inputs, side, side)
+        shapes[f'{name}.bias'] = (outputs,)
+
     first = 'patch_embed' if relative else 'patch_embed1'
-    shapes[f'{first}.proj.weight'] = (dims[0], 3, 4, 4)
-    shapes[f'{first}.proj.bias'] = (dims[0],)
+    convolution(f'{first}.proj', dims[0], 3, 4)
     affine(f'{first}.norm', dims[0])
     for i in range(4):
         for j in range(arch['depths'][i]):
@@ -75,13 +60,11 @@ def official_shapes(arch, kind):
             linear(f'{block}.mlp.fc2', dims[i], arch['mlp_ratios'][i] * dims[i])
         if i < 3:
             down = f'layers.{i}.downsample' if relative else f'patch_embed{i + 2}'
-            shapes[f'{down}.dconv.weight'] = (dims[i + 1], dims[i], 2, 2)
-            shapes[f'{down}.dconv.bias'] = (dims[i + 1],)
-            shapes[f'{down}.dconv.conv_offset.weight'] = (8, dims[i], 2, 2)
-            shapes[f'{down}.dconv.conv_offset.bias'] = (8,)
+            convolution(f'{down}.dconv', dims[i + 1], dims[i], 2)
+            convolution(f'{down}.dconv.conv_offset', 8, dims[i], 2)
             affine(f'{down}.norm_layer', dims[i + 1])
-            shapes[f'{down}.norm_layer.running_mean'] = (dims[i + 1],)
-            shapes[f'{down}.norm_layer.running_var'] = (dims[i + 1],)
+            for buffer in ('running_mean', 'running_var'):
+                shapes[f'{down}.norm_layer.{buffer}'] = (dims[i + 1],)
             shapes[f'{down}.norm_layer.num_batches_tracked'] = ()
         if not relative:
             slots = 1 if i == 3 else 0
@@ -100,12 +83,8 @@ def official_shapes(arch, kind):
 def official_state(arch, kind, seed=0, dense=True):
     """Random weights under official keys.
 
-    Args:
-        arch: Dict of the fields of an Arch.
-        kind: 'imagenet', 'detector' or 'segmentor'.
-        seed: Of the random numbers.
-        dense: False draws only along the last axis and expands, which needs next to no
-            memory. What is saved needs all of its numbers: `save_in_full`.
+    Not `dense`, they are drawn along the last axis and expanded, which needs next to no
+    memory. What is saved needs all of its numbers: `save_in_full`.
     """
     generator = torch.Generator().manual_seed(seed)
     state = {}
@@ -124,10 +103,9 @@ def official_state(arch, kind, seed=0, dense=True):
 def official_file(state, kind, family='relative'):
     """A state dict in the container that the authors publish files of a kind in."""
     if kind == 'imagenet':
-        saved = argparse.Namespace(model='lit_ti', lr=0.001)
-        beside = (
-            dict(args=saved) if family == 'absolute' else dict(config={'AMP': 'O1'})
-        )
+        beside = dict(config={'AMP': 'O1'})
+        if family == 'absolute':
+            beside = dict(args=argparse.Namespace(model='lit_ti', lr=0.001))
         return dict(model=state, epoch=299, **beside)
     state = {f'backbone.{key}': value for key, value in state.items()}
     if kind == 'detector':
@@ -168,21 +146,17 @@ def unsettle(model):
 
 def save_as_the_authors(model, path, meta, biases):
     """Write a model's weights under official keys; biases: zeros or random."""
-    state, backbone = {}, model.backbone.state_dict()
-    official = to_official(backbone, model.backbone.arch)
+    official = to_official(model.backbone.state_dict(), model.backbone.arch)
     if biases == 'random':
         for key in [key for key in official if key.endswith('dconv.bias')]:
             mean = key.replace('dconv.bias', 'norm_layer.running_mean')
             official[key] = torch.randn_like(official[key]) * 0.3
             official[mean] = official[mean] + official[key]
-    for key, value in model.state_dict().items():
-        if not key.startswith('backbone.'):
-            state[key] = value
+    state = {k: v for k, v in model.state_dict().items() if k[:9] != 'backbone.'}
     state.update({f'backbone.{key}': value for key, value in official.items()})
     torch.save(dict(meta=meta, state_dict=state, optimizer={}), path)
 
 
-FAMILIES = {'relative': RELATIVE_MICRO, 'absolute': ABSOLUTE_MICRO}
 NAME = 'LIT of embed_dims (24, 48, 96, 192), depths (1, 1, 2, 1)'
 TABLE = 'layers.2.blocks.0.attn.relative_position_bias_table'
 OUR_TABLE = 'stages.2.blocks.0.attn.position_bias.relative_position_bias_table'
@@ -198,12 +172,7 @@ class Detector(BaseModule):
 
 
 def official(family, kind):
-    """A micro network's weights under official keys, in a dict of its own."""
-    return dict(_official(family, kind))
-
-
-@lru_cache(maxsize=None)
-def _official(family, kind):
+    """A micro network's weights under official keys."""
     return official_state(FAMILIES[family], kind)
 
 

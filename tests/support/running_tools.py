@@ -21,7 +21,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mmlit import read_checkpoint
+from support.archs import ABSOLUTE
 
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / 'tools'
+TRAIN = TOOLS / 'train.py'
+PIPED = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 SPLITS = {'train': 'train', 'val': 'val', 'test': 'val'}
 
 
@@ -36,9 +41,7 @@ def stopped(main, *arguments):
 def start(tool, *arguments, cwd):
     """Start a tool from a folder that has nothing to do with the checkout."""
     command = [sys.executable, str(tool), *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen(command, cwd=cwd, **PIPED)
 
 
 def finish(process, timeout=900):
@@ -79,22 +82,15 @@ def check_continued(first, second, steps):
     return first['meta'], second['meta']
 
 
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
-
-
 def in_two(*works):
     """Call each work(rank) in two processes that have a group; raise their errors.
 
-    Works are functions at the top of a module, or partials of these. Starting takes
-    seconds, so that what can be checked in one go is; the error says which work failed.
+    Works are functions at the top of a module, or partials of these. They go by file
+    and name: pytest's names of test modules do not import.
     """
-    mp.spawn(_join, (free_port(), [_locate(work) for work in works]), nprocs=2)
-
-
-def _locate(work):
-    """Return file, name and arguments: pytest's names of test modules do not import."""
-    function, arguments = getattr(work, 'func', work), getattr(work, 'args', ())
-    return inspect.getfile(function), function.__name__, arguments
+    pairs = [(getattr(w, 'func', w), getattr(w, 'args', ())) for w in works]
+    places = [(inspect.getfile(f), f.__name__, arguments) for f, arguments in pairs]
+    mp.spawn(_join, (free_port(), places), nprocs=2)
 
 
 def _join(rank, port, works):
@@ -131,36 +127,22 @@ def launch(script, *arguments, cwd, **variables):
     environment.update({key: str(value) for key, value in variables.items()})
     return subprocess.Popen(
         ['bash', str(TOOLS / script), *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        **dict(cwd=cwd, env=environment, **PIPED),
     )
 
 
-ROOT = Path(__file__).resolve().parents[2]
-TRAIN = ROOT / 'tools' / 'train.py'
 SHAPES = ROOT / 'configs' / 'detection' / 'mask-rcnn_lit-ti_fpn_shapes.py'
 #: A LIT of all its parts, in thousands of parameters.
-TINY = dict(
-    embed_dims=(16, 24, 32, 48),
-    depths=(1, 1, 1, 1),
-    num_heads=(1, 1, 2, 4),
-    mlp_ratios=(2, 2, 2, 2),
-    pos_embed='absolute',
-    norm_eps=1e-6,
-    drop_path_rate=0.2,
-)
+TINY = {**ABSOLUTE, 'embed_dims': (16, 24, 32, 48), 'num_heads': (1, 1, 2, 4)}
+TINY.update(depths=(1, 1, 1, 1), drop_path_rate=0.2)
 
 
 def write_config(folder, **settings):
     """The demo's config on other data, with `settings` as its last lines."""
     data = folder / 'data'
     lines = [f'_base_ = {str(SHAPES)!r}']
-    settings.setdefault('val_evaluator', {})['ann_file'] = (
-        f'{data}/annotations/val.json'
-    )
+    annotations = f'{data}/annotations/val.json'
+    settings.setdefault('val_evaluator', {})['ann_file'] = annotations
     settings['shapes']['out'] = str(data)
     settings['test_evaluator'] = settings['val_evaluator']
     for split in SPLITS:
@@ -171,22 +153,41 @@ def write_config(folder, **settings):
     return folder / 'config.py'
 
 
+def write_tiny(folder):
+    """Four iterations an epoch, seconds in all; data by a worker."""
+    backbone = dict(arch=dict(TINY, _delete_=True))
+    neck = dict(in_channels=list(TINY['embed_dims']))
+    test_cfg = dict(rcnn=dict(score_thr=0.0, max_per_img=20))
+    return write_config(
+        folder,
+        **dict(shapes=dict(train=8, val=4, size=64, seed=0), scale=(64, 64)),
+        model=dict(backbone=backbone, neck=neck, test_cfg=test_cfg),
+        train_dataloader=dict(batch_size=2, num_workers=1),
+        train_cfg=dict(max_epochs=4),
+        default_hooks=dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=1)),
+    )
+
+
 class Training:
     """One start of train.py, in a group of processes of its own."""
 
     def __init__(self, config, work_dir, *options, **popen):
         self.work_dir = Path(work_dir)
-        command = [TRAIN, config, '--work-dir', work_dir, '--resume', *options]
+        command = [
+            TOOLS / 'train.py',
+            config,
+            '--work-dir',
+            work_dir,
+            '--resume',
+            *options,
+        ]
         self.process = subprocess.Popen(
             [sys.executable, '-u', *map(str, command)],
             cwd=self.work_dir.parent,
             # Bit by bit the same is promised of one thread.
             env={**os.environ, 'OMP_NUM_THREADS': '1'},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
-            **popen,
+            **{**PIPED, **popen},
         )
         self.lines = []
         self._reader = threading.Thread(target=self._read, daemon=True)

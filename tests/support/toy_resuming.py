@@ -72,28 +72,22 @@ class Score(BaseMetric):
 
 
 class Act(Hook):
-    """Calls a function of the test's at one moment: (name of the moment, iteration)."""
+    """Calls `at[1]` at the moment `at[0]`: (its name, iteration)."""
 
     priority = 'VERY_HIGH'
 
     def __init__(self, at):
         self.at = at
 
-    def _act(self, name, runner):
-        if self.at and self.at[0] == (name, runner.iter):
-            self.at[1]()
+    def _act(name):
+        def act(self, runner, *args, **kwargs):
+            if self.at and self.at[0] == (name, runner.iter):
+                self.at[1]()
 
-    def before_train_iter(self, runner, *args, **kwargs):
-        self._act('train', runner)
+        return act
 
-    def before_val_iter(self, runner, *args, **kwargs):
-        self._act('val', runner)
-
-    def after_val_iter(self, runner, *args, **kwargs):
-        self._act('evaluated', runner)
-
-    def after_val_epoch(self, runner, *args, **kwargs):
-        self._act('after_val', runner)
+    before_train_iter, before_val_iter = _act('train'), _act('val')
+    after_val_iter, after_val_epoch = _act('evaluated'), _act('after_val')
 
 
 def build(work_dir, by_epoch=True, epochs=3, at=None, workers=0, resume=False, **hook):
@@ -101,12 +95,8 @@ def build(work_dir, by_epoch=True, epochs=3, at=None, workers=0, resume=False, *
     kind = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
 
     def loader(shuffle, sampler):
-        return dict(
-            batch_size=BATCH,
-            num_workers=workers,
-            dataset=Noisy(),
-            sampler=dict(type=sampler, shuffle=shuffle),
-        )
+        options = dict(batch_size=BATCH, num_workers=workers, dataset=Noisy())
+        return dict(options, sampler=dict(type=sampler, shuffle=shuffle))
 
     if by_epoch:
         train_cfg = dict(by_epoch=True, max_epochs=epochs)
@@ -116,17 +106,17 @@ def build(work_dir, by_epoch=True, epochs=3, at=None, workers=0, resume=False, *
     torch.manual_seed(3)  # the Runner seeds later than that
     model, metric = Model(), Score()
     metric.model = model
+    stop = dict(type='FiniteLossHook', in_a_row=2)
+    logger = dict(type='LoggerHook', interval=1)
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
     hook = {'type': 'AtomicCheckpointHook', 'interval': 1, **hook}
-    wrapper = dict(
-        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
-    )
     return Runner(
-        model=model,
-        cfg=dict(model_wrapper_cfg=wrapper),
-        launcher='pytorch' if is_distributed() else 'none',
-        work_dir=str(work_dir),
-        train_dataloader=loader(True, kind),
+        model,
+        str(work_dir),
+        loader(True, kind),
         train_cfg=train_cfg,
+        cfg=dict(model_wrapper_cfg=dict(wrapper, broadcast_buffers=False)),
+        launcher='pytorch' if is_distributed() else 'none',
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1), clip_grad=None),
         param_scheduler=[
             dict(type='CosineAnnealingLR', T_max=EPOCH * epochs, by_epoch=False),
@@ -136,11 +126,7 @@ def build(work_dir, by_epoch=True, epochs=3, at=None, workers=0, resume=False, *
         val_cfg=dict(),
         val_evaluator=[metric],
         custom_hooks=[Act(at), dict(type='EMAHook', momentum=0.1)],
-        default_hooks=dict(
-            checkpoint=hook,
-            logger=dict(type='LoggerHook', interval=1),
-            finite_loss=dict(type='FiniteLossHook', in_a_row=2),
-        ),
+        default_hooks=dict(checkpoint=hook, logger=logger, finite_loss=stop),
         randomness=dict(seed=3),
         resume=resume,
         experiment_name=f'{work_dir}',
@@ -148,16 +134,10 @@ def build(work_dir, by_epoch=True, epochs=3, at=None, workers=0, resume=False, *
     )
 
 
-ITERATIONS = pytest.param(
-    False,
-    marks=only_on('openmmlab', 'onedl-mmengine skips batches, and their randomness'),
-    id='iterations',
-)
-
-
-BY_EPOCH = pytest.mark.parametrize(
-    'by_epoch', [pytest.param(True, id='epochs'), ITERATIONS]
-)
+_STOCK = only_on('openmmlab', 'onedl-mmengine skips batches, and their randomness')
+ITERATIONS = pytest.param(False, marks=_STOCK, id='iterations')
+_LOOPS = [pytest.param(True, id='epochs'), ITERATIONS]
+BY_EPOCH = pytest.mark.parametrize('by_epoch', _LOOPS)
 
 
 def stopped(runner):

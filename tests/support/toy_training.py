@@ -31,41 +31,25 @@ class ToyMetric(BaseMetric):
         self.results.append(0.5)
 
     def compute_metrics(self, results):
-        return {
-            'score': np.float64(np.mean(results)),
-            'count': np.int64(3),
-            'curve': np.arange(4, dtype=np.float32),
-        }
+        numbers = dict(score=np.float64(np.mean(results)), count=np.int64(3))
+        return {**numbers, 'curve': np.arange(4, dtype=np.float32)}
 
 
 def train(work_dir, **options):
     """Train to the end; returns the Runner."""
-    # AmpOptimWrapper wants a GPU; its loss scaler has a CPU version.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-        scaler = partial(torch.amp.GradScaler, 'cpu')
-        patch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
-        toy = make_runner(work_dir, **options)
-        toy.train()
-    return toy
-
-
-def make_runner(work_dir, **options):
     data = [torch.tensor([i, -i], dtype=torch.float32) for i in range(4)]
-    loader = dict(
-        batch_size=2, dataset=data, sampler=dict(type='DefaultSampler', shuffle=False)
-    )
+    in_order = dict(type='DefaultSampler', shuffle=False)
+    loader = dict(batch_size=2, dataset=data, sampler=in_order)
     hook = dict(type='CheckpointHook', interval=1, save_best='score', rule='greater')
-    return Runner(
+    build = partial(
+        Runner,
         model=ToyModel(),
         work_dir=str(work_dir),
         experiment_name=str(work_dir).replace('/', '_'),
         train_dataloader=loader,
         train_cfg=dict(by_epoch=True, max_epochs=2),
         optim_wrapper=dict(
-            type='AmpOptimWrapper',
-            loss_scale='dynamic',
-            dtype='bfloat16',
+            **dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='bfloat16'),
             optimizer=dict(type='AdamW', lr=0.01, weight_decay=0.1),
             paramwise_cfg=dict(norm_decay_mult=0.0),
         ),
@@ -80,3 +64,11 @@ def make_runner(work_dir, **options):
         default_hooks=dict(checkpoint=hook, logger=dict(type='LoggerHook', interval=1)),
         **options,
     )
+    # AmpOptimWrapper wants a GPU; its loss scaler has a CPU version.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+        scaler = partial(torch.amp.GradScaler, 'cpu')
+        patch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
+        toy = build()
+        toy.train()
+    return toy
