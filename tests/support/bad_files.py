@@ -92,9 +92,6 @@ def write(path, content):
     path.write_bytes(content)
 
 
-# --- data sets of them ------------------------------------------------------------
-
-
 def coco_of(sizes, **values):
     """COCO content of `{name: (width, height)}`: all of an image is a circle.
 

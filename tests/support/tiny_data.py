@@ -17,9 +17,6 @@ def write_image(path, width=WIDTH, height=HEIGHT, mode='RGB', **options):
     Image.new(mode, (width, height), 1).save(path, **options)
 
 
-# --- COCO -------------------------------------------------------------------------
-
-
 def coco_content():
     """Three images, six annotations, two of each class; a polygon each."""
     images = [
@@ -71,9 +68,6 @@ def coco_config(root, masks=True, **dataset):
     )
 
 
-# --- ADE20K -----------------------------------------------------------------------
-
-
 def write_masks(root, ids=(0, 1, 2, 3)):
     """Write images a, b and their masks, which hold the ids in columns."""
     for name in 'ab':
@@ -101,9 +95,6 @@ def masks_config(root, **dataset):
     return Config(
         dict(default_scope='mmseg', train_dataloader=dict(batch_size=1, dataset=data))
     )
-
-
-# --- findings ---------------------------------------------------------------------
 
 
 def check(config, **options):

@@ -12,6 +12,7 @@ from mmlit_tools.configs import import_scope
 from mmlit_tools.data import command
 from mmlit_tools.data.check import check_data
 from support.tiny_data import (
+    CLASSES,
     check,
     coco_config,
     coco_content,
@@ -27,10 +28,7 @@ pytest.importorskip('mmseg', reason='the checks build the datasets of mmseg')
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'detection'
 
 
-# --- which datasets ---------------------------------------------------------------
-
-
-def test_training_and_validation_data(tmp_path):
+def test_which_datasets_are_checked(tmp_path):
     write_coco(tmp_path)
     config = coco_config(tmp_path)
     config.val_dataloader = coco_config(tmp_path, ann_file='val.json').train_dataloader
@@ -39,16 +37,8 @@ def test_training_and_validation_data(tmp_path):
     assert validation.title == 'validation data (CocoDataset)'
     (kind,) = validation.errors
     assert 'val.json does not exist' in kind.text
-
-
-def test_no_data():
-    with pytest.raises(UserError, match='no train_dataloader or val_dataloader'):
-        check_data(Config(dict(default_scope='mmdet', val_dataloader=None)))
-
-
-def test_wrappers(tmp_path):
-    write_coco(tmp_path)
-    config = coco_config(tmp_path)
+    # Inside wrappers.
+    config.pop('val_dataloader')
     sound = config.train_dataloader.dataset
     missing = dict(sound, ann_file='none.json')
     balanced = dict(type='ClassBalancedDataset', oversample_thr=0.1, dataset=missing)
@@ -58,22 +48,21 @@ def test_wrappers(tmp_path):
     assert first.title == 'training data 1 of 2 (CocoDataset)' and not first.errors
     assert second.title == 'training data 2 of 2 (CocoDataset)'
     assert 'none.json does not exist' in second.errors[0].text
+    with pytest.raises(UserError, match='no train_dataloader or val_dataloader'):
+        check_data(Config(dict(default_scope='mmdet', val_dataloader=None)))
 
 
 def test_subclasses_are_checked_but_for_those_with_their_own_json(tmp_path):
     from mmdet.registry import DATASETS
 
     coco = DATASETS.get('CocoDataset')
-
-    @DATASETS.register_module(force=True)
-    class OtherNames(coco):
-        METAINFO = dict(classes=('circle', 'triangle', 'ring'))
-
-    @DATASETS.register_module(force=True)
-    class OtherJson(coco):
-        def load_data_list(self):
-            return []
-
+    names = dict(METAINFO=dict(classes=CLASSES))
+    own_json = dict(load_data_list=lambda self: [])
+    for kind in (
+        type('OtherNames', (coco,), names),
+        type('OtherJson', (coco,), own_json),
+    ):
+        DATASETS.register_module(module=kind, force=True)
     write_coco(tmp_path)
     (tmp_path / 'images' / '1.jpg').unlink()
     only(coco_config(tmp_path, type='OtherNames'), 'error', 'image does not exist')
@@ -88,21 +77,15 @@ def test_samples_of_an_unknown_type_are_loaded(tmp_path):
     from mmengine.dataset import BaseDataset
     from mmseg.registry import DATASETS
 
-    @DATASETS.register_module(force=True)
-    class Pairs(BaseDataset):
-        def load_data_list(self):
-            names = [f'{self.data_root}/{{}}/{name}.{{}}' for name in 'ab']
-            return [
-                dict(
-                    img_path=name.format('images', 'jpg'),
-                    seg_map_path=name.format('masks', 'png'),
-                    reduce_zero_label=False,
-                    label_map=None,
-                    seg_fields=[],
-                )
-                for name in names
-            ]
+    def load_data_list(self):
+        fixed = dict(reduce_zero_label=False, label_map=None, seg_fields=[])
+        image, mask = (
+            f'{tmp_path}/{part}' for part in ('images/%s.jpg', 'masks/%s.png')
+        )
+        return [dict(fixed, img_path=image % n, seg_map_path=mask % n) for n in 'ab']
 
+    pairs = type('Pairs', (BaseDataset,), dict(load_data_list=load_data_list))
+    DATASETS.register_module(module=pairs, force=True)
     write_masks(tmp_path)
     config = masks_config(tmp_path, type='Pairs')
     for key in ('data_prefix', 'reduce_zero_label'):
@@ -120,85 +103,56 @@ def test_samples_of_an_unknown_type_are_loaded(tmp_path):
     assert not check(config, quick=True).errors
 
 
-@pytest.mark.parametrize(
-    ('changes', 'words'),
-    [
+def test_datasets_that_cannot_be_built(tmp_path):
+    write_coco(tmp_path)
+    for changes, words in (
         (dict(type='CocoDatset'), 'CocoDatset is not in the'),
         (dict(an_file='all.json'), 'an_file'),
-    ],
-)
-def test_datasets_that_cannot_be_built(tmp_path, changes, words):
-    write_coco(tmp_path)
-    only(coco_config(tmp_path, **changes), 'error', 'cannot be built', words)
-
-
-def test_a_constructor_that_says_nothing(tmp_path):
-    """mmseg's PascalContext asserts that the folder is there, and no more."""
+    ):
+        only(coco_config(tmp_path, **changes), 'error', 'cannot be built', words)
+    # mmseg's PascalContext asserts that the folder is there, and no more.
+    none = tmp_path / 'none'
     kind = dict(type='PascalContextDataset', ann_file='val.txt', metainfo=None)
-    config = masks_config(tmp_path, **kind)
     said = 'cannot be built: AssertionError: no more is said'
-    place = f'data_root={str(tmp_path)!r}', "'img_path': 'images'", "ann_file='val.txt'"
-    only(config, 'error', said, *place)
-
-
-def test_files_behind_a_backend(tmp_path):
-    write_coco(tmp_path)
-    config = coco_config(tmp_path, backend_args=dict(backend='petrel'))
-    kinds = found(config)
-    assert any('petrel' in text for level, text in kinds if level == 'warning')
-
-
-def test_no_pipeline_is_run(tmp_path):
-    """A step of the pipeline that cannot even be built does not matter."""
-    write_coco(tmp_path)
+    place = f'data_root={str(none)!r}', "'img_path': 'images'", "ann_file='val.txt'"
+    only(masks_config(none, **kind), 'error', said, *place)
+    # A step of the pipeline that cannot even be built does not matter.
     assert found(coco_config(tmp_path, pipeline=[dict(type='NoSuchStep')])) == {}
-
-
-# --- what a config repeats --------------------------------------------------------
+    kinds = found(coco_config(tmp_path, backend_args=dict(backend='petrel')))
+    assert any('petrel' in text for level, text in kinds if level == 'warning')
 
 
 @pytest.mark.parametrize(('outputs', 'level'), [(2, 'error'), (3, ''), (80, 'warning')])
 def test_outputs_of_the_heads(tmp_path, outputs, level):
     write_coco(tmp_path)
     config = coco_config(tmp_path)
-    config.model = dict(
-        backbone=dict(num_classes=1000),
-        roi_head=dict(bbox_head=[dict(num_classes=3), dict(num_classes=outputs)]),
-    )
-    if not level:
+    heads = [dict(num_classes=3), dict(num_classes=outputs)]
+    config.model = dict(backbone=dict(num_classes=1000), roi_head=dict(bbox_head=heads))
+    if level:
+        said = f'model.roi_head.bbox_head[1].num_classes={outputs}'
+        only(config, level, said, '3 classes')
+    else:
         assert found(config) == {}
-        return
-    said = f'model.roi_head.bbox_head[1].num_classes={outputs}'
-    only(config, level, said, '3 classes')
 
 
-def test_a_text_for_classes(tmp_path):
-    write_masks(tmp_path, ids=(1, 2))
+def test_what_a_config_says_twice(tmp_path):
+    write_masks(tmp_path)
+
+    def config(step, **options):
+        return masks_config(tmp_path, pipeline=[dict(type=step, **options)])
+
+    assert found(config('LoadAnnotations', reduce_zero_label=True)) == {}
+    said = 'reduce_zero_label=False, and the dataset True'
+    twice = config('LoadAnnotations', reduce_zero_label=False)
+    only(twice, 'error', said, 'leave it out')
+    for crop in (64, (64, 32)):
+        twice = config('RandomCrop', crop_size=crop)
+        twice.model = dict(data_preprocessor=dict(size=(64, 64)))
+        if crop == 64:
+            assert found(twice) == {}
+    only(twice, 'warning', 'crop_size=(64, 32)', 'data_preprocessor.size=(64, 64)')
     kinds = found(masks_config(tmp_path, metainfo=dict(classes='soil')))
     assert [level for level, text in kinds if "is the text 'soil'" in text] == ['error']
-
-
-@pytest.mark.parametrize('pipeline', [False, True])
-def test_two_meanings_of_zero(tmp_path, pipeline):
-    write_masks(tmp_path)
-    steps = [dict(type='LoadAnnotations', reduce_zero_label=pipeline)]
-    config = masks_config(tmp_path, pipeline=steps)
-    if pipeline:
-        assert found(config) == {}
-    else:
-        said = 'reduce_zero_label=False, and the dataset True'
-        only(config, 'error', said, 'leave it out')
-
-
-@pytest.mark.parametrize('crop', [64, (64, 32)])
-def test_two_crop_sizes(tmp_path, crop):
-    write_masks(tmp_path)
-    config = masks_config(tmp_path, pipeline=[dict(type='RandomCrop', crop_size=crop)])
-    config.model = dict(data_preprocessor=dict(size=(64, 64)))
-    if crop == 64:
-        assert found(config) == {}
-    else:
-        only(config, 'warning', 'crop_size=(64, 32)', 'data_preprocessor.size=(64, 64)')
 
 
 def ignoring(tmp_path, ids):
@@ -227,48 +181,31 @@ def test_heads_and_padding_that_ignore_another_id(tmp_path):
 @pytest.mark.parametrize('several', [False, True])
 def test_a_metric_that_ignores_another_id(tmp_path, several):
     # Which id the heads ignore does not matter where nothing is trained.
+    metric = dict(type='IoUMetric')
     config = Config(
         dict(
             default_scope='mmseg',
             model=dict(decode_head=dict(num_classes=3)),
             val_dataloader=ignoring(tmp_path, (0, 1, 2, 7)).train_dataloader,
-            val_evaluator=dict(type='IoUMetric'),
+            val_evaluator=[dict(type='DepthMetric'), metric] if several else metric,
         )
     )
-    if several:
-        config.val_evaluator = [dict(type='DepthMetric'), config.val_evaluator]
     only(config, 'error', 'val_evaluator.ignore_index=255', 'ignore_index=7')
-    metric = config.val_evaluator[1] if several else config.val_evaluator
-    metric.ignore_index = 7
+    (config.val_evaluator[1] if several else config.val_evaluator).ignore_index = 7
     assert found(config) == {}
 
 
-# --- real data --------------------------------------------------------------------
-
-
-def test_real_coco(data_root):
+def test_real_data(data_root):
     config = Config.fromfile(CONFIGS / 'mask-rcnn_lit-ti_fpn_1x_coco.py')
     import_scope(config)
     for loader in (config.train_dataloader, config.val_dataloader):
         loader.dataset.data_root = str(data_root / 'coco_tiny')
     for report in check_data(config):
         assert report.extent.startswith('80 images') and not report.kinds
-
-
-def test_real_masks(data_root):
     folders = dict(img_path='images/training', seg_map_path='annotations/training')
-    findings = check(
-        masks_config(
-            data_root / 'ade_layout',
-            type='ADE20KDataset',
-            data_prefix=folders,
-            metainfo=None,
-        )
-    )
+    ade = dict(type='ADE20KDataset', data_prefix=folders, metainfo=None)
+    findings = check(masks_config(data_root / 'ade_layout', **ade))
     assert findings.extent == '60 images' and not findings.errors
-
-
-# --- the command ------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -278,8 +215,7 @@ def run(tmp_path, capsys):
     def run(config, *options):
         config.dump(tmp_path / 'config.py')
         try:
-            command.main([str(tmp_path / 'config.py'), *options])
-            stopped = ''
+            stopped = command.main([str(tmp_path / 'config.py'), *options]) or ''
         except SystemExit as end:
             stopped = end.code
         return stopped, *capsys.readouterr()

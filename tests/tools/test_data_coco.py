@@ -61,9 +61,6 @@ def rle(counts, height=HEIGHT, width=WIDTH):
     return dict(size=[height, width], counts=counts)
 
 
-# --- the json ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ('content', 'words'),
     [
@@ -72,7 +69,6 @@ def rle(counts, height=HEIGHT, width=WIDTH):
         (b'\xff\xfe\x00', 'is not JSON'),
         (b'[]', "not in COCO format: it has no list 'images'"),
         (b'{"images": [], "annotations": {}}', "no list 'annotations'"),
-        (b'{"images": [], "annotations": []}', "no list 'categories'"),
     ],
 )
 def test_no_coco(tmp_path, content, words):
@@ -85,7 +81,6 @@ def test_no_coco(tmp_path, content, words):
 @pytest.mark.parametrize(
     ('name', 'key', 'value'),
     [
-        ('annotations', 'bbox', None),
         ('annotations', 'bbox', [1, 2, 3]),
         ('annotations', 'bbox', [1, 2, 3, float('nan')]),
         ('annotations', 'area', 'x'),
@@ -101,37 +96,29 @@ def test_improper_entries(spoil, name, key, value):
     assert str(value)[:4] in example and 'id' in example
 
 
-def test_a_missing_key_and_a_strange_entry(spoil):
+def test_entries_that_cannot_be_used(spoil):
     def change(content):
         del content['annotations'][2]['area']
         content['annotations'].append(5)
+        first(content, id=31)
 
     kinds = found(spoil(change))
     (example,) = kinds['error', "entry of 'annotations' without a proper 'area'"]
     assert example == "id 20 (number 2 in the list): 'area' is missing"
     assert kinds['error', "entry of 'annotations' that is no object"] == ['number 6']
-
-
-def test_ids_that_are_not_unique(spoil):
+    # Without the other two, mmdet's own error is said as well.
     kinds = found(spoil(lambda content: first(content, id=31)))
     assert kinds['error', "id that is not unique in 'annotations'"] == ['id 31']
-    # What mmdet says of it itself is kept.
     assert any('are not unique!' in text for _, text in kinds)
-
-
-# --- annotations ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ('box', 'level', 'words'),
     [
         ([50, 5, 20, 10], 'error', 'leaves its image by more than 2 px'),
-        ([-3, 5, 20, 10], 'error', 'leaves its image'),
         ([4, 45, 20, 10], 'error', 'leaves its image'),
-        ([200, 5, 20, 10], 'error', 'leaves its image'),
         ([45, 5, 20, 10], 'warning', 'by a rounding'),
         ([4, 5, 0, 10], 'warning', 'without an area'),
-        ([4, 5, 20, -1], 'warning', 'without an area'),
         ([3, 4, 0.5, 9], 'warning', 'less than 1 px'),
     ],
 )
@@ -141,13 +128,20 @@ def test_boxes(spoil, box, level, words):
     assert '64x48' in example
 
 
-def test_every_area_zero_leaves_nothing(spoil):
-    def change(content):
+def test_nothing_is_left(spoil):
+    def no_area(content):
         for annotation in content['annotations']:
             annotation['area'] = 0
 
     said = 'mmdet drops every annotation: none is left to learn from'
-    assert ('error', said) in found(spoil(change))
+    assert ('error', said) in found(spoil(no_area))
+    kinds = found(spoil(lambda content: content.update(images=[], annotations=[])))
+    (text,) = (text for level, text in kinds if level == 'error')
+    assert 'the split is empty' in text and 'all.json' in text
+    kinds = found(spoil(metainfo=dict(classes=('cat', 'dog'))))
+    assert any(
+        level == 'error' and 'circle' in text and 'cat' in text for level, text in kinds
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,13 +156,9 @@ def test_unknown_references(spoil, key, words):
     ('mask', 'words'),
     [
         (None, 'no segmentation'),
-        ([], 'no segmentation'),
-        ([[]], r'\[0\] numbers'),
         ([[1, 1, 5, 5]], r'polygons of \[4\] numbers'),
-        ([[1, 1, 5, 5, 7]], r'\[5\] numbers'),
         ([[1, 1, 5, 5, 5, 1], [1, 1, 5, 5, 5, 1, 7]], r'\[6, 7\] numbers'),
         ([1, 1, 5, 5, 5, 1], 'not a list of lists'),
-        ([['a'] * 6], 'not a list of lists'),
         ([[0, 0, float('nan'), 0, 5, 5]], 'not a list of lists of numbers'),
         ('mask.png', "'mask.png'"),
         # pycocotools would take all memory for the way to these.
@@ -179,7 +169,6 @@ def test_unknown_references(spoil, key, words):
         (rle('abc', 64, 48), 'RLE of size'),
         (rle([5, 5]), 'add up'),
         (rle('abc'), 'add up'),
-        (rle('0'), 'add up'),
         (rle('\u00e9'), 'add up'),
         (rle('o' * 30), 'add up'),
         (rle([-5, HEIGHT * WIDTH + 5]), 'add up'),
@@ -209,14 +198,7 @@ def test_packed_rle(spoil, share):
     only(spoilt, 'error', 'without a proper mask')
 
 
-# --- classes ----------------------------------------------------------------------
-
 THREE = ('circle', 'triangle', 'ring')
-
-
-def test_two_categories_of_one_name(spoil):
-    config = spoil(lambda c: c['categories'].append(dict(id=1, name='ring')))
-    assert errors(config) == ['ring counts as label 3']
 
 
 @pytest.mark.parametrize(
@@ -243,53 +225,31 @@ def test_what_lacks_instances(spoil, change, classes, words, example):
     assert only(config, 'warning', words) == [example]
 
 
-def test_no_category_is_a_class(spoil):
-    kinds = found(spoil(metainfo=dict(classes=('cat', 'dog'))))
-    assert any(
-        level == 'error' and 'circle' in text and 'cat' in text for level, text in kinds
-    )
-
-
-def test_a_missing_category_shifts_the_rest(spoil):
-    def change(content):
+def test_categories_that_shift_the_labels(spoil):
+    def drop_first(content):
         del content['categories'][0]
-        content['annotations'] = [
-            a for a in content['annotations'] if a['category_id'] != 7
-        ]
+        kept = [a for a in content['annotations'] if a['category_id'] != 7]
+        content['annotations'] = kept
 
-    config = spoil(change)
+    config = spoil(drop_first)
     assert errors(config) == ['triangle counts as circle', 'ring counts as triangle']
     assert found(config)['warning', 'class that is not in the json'] == ['circle']
-
-
-def test_mmdet_does_shift_them(spoil):
-    """Why that is an error: mmdet's labels are what the check says."""
-    from mmdet.registry import DATASETS
-
     config = spoil(lambda content: content['categories'].reverse())
-    part = dict(config.train_dataloader.dataset, pipeline=[])
-    instances = DATASETS.build(part).get_data_info(0)['instances']
-    # Image 1 holds triangle and ring, which now count as triangle and circle.
-    assert {instance['bbox_label'] for instance in instances} == {1, 0}
-    ((_, examples),) = found(config).items()
-    assert examples == ['ring counts as circle', 'circle counts as ring']
+    assert errors(config) == ['ring counts as circle', 'circle counts as ring']
+    config = spoil(lambda c: c['categories'].append(dict(id=1, name='ring')))
+    assert errors(config) == ['ring counts as label 3']
 
 
-@pytest.mark.parametrize('at', [0, 2])
-def test_a_misspelt_class(spoil, at):
-    classes = ['circle', 'triangle', 'ring']
-    right, classes[at] = classes[at], 'rnig'
-    kinds = found(spoil(metainfo=dict(classes=classes)))
+def test_misspelt_classes(spoil):
+    kinds = found(spoil(metainfo=dict(classes=('circle', 'triangle', 'rnig'))))
     said = (
-        f'the json has {right}, which metainfo lacks, and metainfo has rnig, which the '
+        'the json has ring, which metainfo lacks, and metainfo has rnig, which the '
         'json lacks: a misspelt name?'
     )
     assert ('error', said) in kinds
-    assert [f'{right}: 2 annotations are not used'] in kinds.values()
+    assert ['ring: 2 annotations are not used'] in kinds.values()
     assert ['rnig'] in kinds.values()
 
-
-def test_many_misspelt_classes_are_counted(spoil):
     def change(content):
         content['categories'] += [dict(id=i, name=f'name {i}') for i in range(20, 27)]
 
@@ -297,18 +257,6 @@ def test_many_misspelt_classes_are_counted(spoil):
     (text,) = (text for level, text in kinds if level == 'error')
     listed = ', '.join(['ring', *(f'name {i}' for i in range(20, 24))])
     assert text.startswith(f'the json has {listed} and 3 more, which metainfo lacks')
-
-
-# --- images -----------------------------------------------------------------------
-
-
-def test_no_images(spoil):
-    def change(content):
-        content['images'], content['annotations'] = [], []
-
-    kinds = found(spoil(change))
-    (text,) = (text for level, text in kinds if level == 'error')
-    assert 'the split is empty' in text and 'all.json' in text
 
 
 def test_nothing_left_by_the_filter(spoil):

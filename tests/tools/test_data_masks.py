@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
-from mmengine.structures import PixelData
 from PIL import Image
 
 from mmlit_tools.data.masks import trained_ids
@@ -23,40 +21,24 @@ BEYOND = 'ids beyond the 3 classes'
 IGNORED = 'mask in which every pixel is ignored'
 
 
-def test_sound_data(tmp_path):
-    write_masks(tmp_path, ids=(0, 1, 2, 3, 255))
-    (line,) = check(masks_config(tmp_path)).lines()
-    assert line == 'training data (BaseSegDataset): 2 images: nothing found'
-
-
-# --- files ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('folder', ['images', 'masks'])
-def test_no_folder(tmp_path, folder):
-    write_masks(tmp_path)
-    (tmp_path / folder).rename(tmp_path / 'moved')
-    said = f'{folder[:-1]} folder', f'{folder} does not exist'
-    only(masks_config(tmp_path), 'error', *said)
-
-
-def test_no_folder_is_named(tmp_path):
+def test_folders_that_are_missing(tmp_path):
     write_masks(tmp_path)
     config = masks_config(tmp_path, data_root=None, data_prefix=dict(img_path='images'))
     assert {text for level, text in found(config) if level == 'error'} == {
         'image folder images does not exist',
         'data_prefix.seg_map_path of the dataset is missing',
     }
+    for folder in ('images', 'masks'):
+        (tmp_path / folder).rename(tmp_path / 'moved')
+        said = f'{folder[:-1]} folder', f'{folder} does not exist'
+        only(masks_config(tmp_path), 'error', *said)
+        (tmp_path / 'moved').rename(tmp_path / folder)
 
 
-def test_an_empty_folder(tmp_path):
+def test_which_images(tmp_path):
     write_masks(tmp_path)
     config = masks_config(tmp_path, img_suffix='.png')
     only(config, 'error', 'split is empty', "img_suffix='.png'", 'there are *.jpg')
-
-
-def test_a_list_of_images(tmp_path):
-    write_masks(tmp_path)
     split = tmp_path / 'split.txt'
     config = masks_config(tmp_path, ann_file='split.txt')
     only(config, 'error', 'split.txt', 'does not exist')
@@ -74,6 +56,7 @@ def test_an_image_without_a_mask_and_the_reverse(tmp_path):
     write_masks(tmp_path)
     (tmp_path / 'masks' / 'b.png').rename(tmp_path / 'masks' / 'c.png')
     kinds = found(masks_config(tmp_path))
+    assert kinds == found(masks_config(tmp_path, indices=1))  # The whole split.
     (example,) = kinds['error', 'mask does not exist']
     assert 'b.png' in example and 'b.jpg' in example
     (example,) = kinds['warning', 'mask without an image (it is not used)']
@@ -81,51 +64,34 @@ def test_an_image_without_a_mask_and_the_reverse(tmp_path):
     assert len(kinds) == 2
 
 
-def test_the_whole_split_is_checked(tmp_path):
-    """What tools/README.md says of `indices`."""
+def test_masks_of_other_forms(tmp_path):
     write_masks(tmp_path)
-    (tmp_path / 'masks' / 'b.png').unlink()
-    only(masks_config(tmp_path, indices=1), 'error', 'mask does not exist')
-
-
-def test_sizes_that_differ(tmp_path):
-    write_masks(tmp_path)
-    write_mask(tmp_path / 'masks' / 'b.png', (1, 2, 3), width=63)
-    (example,) = only(masks_config(tmp_path), 'error', 'differ in size')
+    path = tmp_path / 'masks' / 'b.png'
+    config = masks_config(tmp_path)
+    # A palette is no fault: the mask holds its indices.
+    mask = Image.open(path).convert('L')
+    mask.putpalette([9, 8, 7] * 256)
+    mask.save(path)
+    assert found(config) == {}
+    for mode in ('RGB', 'RGBA', 'LA', 'I;16'):
+        write_image(path, mode=mode)
+        (example,) = only(config, 'error', 'not single-channel 8-bit')
+        assert 'b.png' in example
+    write_mask(path, (1, 2, 3), width=63)
+    (example,) = only(config, 'error', 'differ in size')
     assert example.endswith('b.png: 63x48 px, its image 64x48 px')
 
 
-@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'LA', 'I;16'])
-def test_masks_that_are_not_single_channel_8_bit(tmp_path, mode):
-    write_masks(tmp_path)
-    write_image(tmp_path / 'masks' / 'b.png', mode=mode)
-    (example,) = only(masks_config(tmp_path), 'error', 'not single-channel 8-bit')
-    assert 'b.png' in example
-
-
-def test_masks_with_a_palette_hold_its_indices(tmp_path):
-    write_masks(tmp_path)
-    mask = Image.open(tmp_path / 'masks' / 'b.png').convert('L')
-    mask.putpalette([9, 8, 7] * 256)
-    assert mask.mode == 'P'
-    mask.save(tmp_path / 'masks' / 'b.png')
-    assert found(masks_config(tmp_path)) == {}
-
-
-# --- ids --------------------------------------------------------------------------
-
-
 def test_ids_beyond_the_classes(tmp_path):
-    write_masks(tmp_path)
+    write_masks(tmp_path, ids=(0, 1, 2, 3, 255))
+    (line,) = check(masks_config(tmp_path)).lines()
+    assert line == 'training data (BaseSegDataset): 2 images: nothing found'
     write_mask(tmp_path / 'masks' / 'b.png', [1, 2, 3, 4, 4, 9, 1, 1])
     (example,) = only(masks_config(tmp_path), 'error', BEYOND, '1..3, 0 and 255')
     assert example.endswith(f'b.png: id 4 ({16 * 48} px), id 9 ({8 * 48} px)')
     write_mask(tmp_path / 'masks' / 'b.png', range(1, 20))
     (example,) = only(masks_config(tmp_path), 'error', BEYOND)
     assert example.count('px)') == 5 and example.endswith('and 11 more ids')
-
-
-def test_without_reduce_zero_label(tmp_path):
     write_masks(tmp_path, ids=(0, 1, 2, 255))
     config = masks_config(tmp_path, reduce_zero_label=False)
     assert found(config) == {}
@@ -139,21 +105,6 @@ def test_another_ignored_id(tmp_path):
     only(masks_config(tmp_path, reduce_zero_label=False), 'error', BEYOND)
     config = masks_config(tmp_path, reduce_zero_label=False, ignore_index=7)
     assert found(config) == {}
-
-
-def test_mmseg_s_loss_goes_by_the_head_s_id():
-    """Why the dataset's own id is nothing to mmseg."""
-    from mmseg.models import FCNHead
-    from mmseg.structures import SegDataSample
-
-    options = dict(in_channels=4, channels=4, num_classes=3)
-    mask = PixelData(data=torch.full((1, 8, 8), 7))
-    truth = [SegDataSample(gt_sem_seg=mask)]
-    logits = torch.zeros(1, 3, 8, 8)
-    losses = FCNHead(**options, ignore_index=7).loss_by_feat(logits, truth)
-    assert losses['loss_ce'] == 0
-    with pytest.raises(IndexError, match='Target 7 is out of bounds'):
-        FCNHead(**options).loss_by_feat(logits, truth)
 
 
 @pytest.mark.parametrize('reduce', [False, True])
@@ -181,23 +132,16 @@ def test_ids_become_what_mmseg_makes_of_them(tmp_path, reduce, choice):
 
 def test_a_class_and_a_mask_without_pixels(tmp_path):
     write_masks(tmp_path, ids=(1, 2))
+    only(masks_config(tmp_path, metainfo=None), 'error', "metainfo['classes']")
     write_mask(tmp_path / 'masks' / 'b.png', (0, 255))
     kinds = found(masks_config(tmp_path))
     assert kinds['warning', 'class without a pixel in any mask'] == [CLASSES[2]]
     (example,) = kinds['warning', IGNORED]
     assert example.endswith('b.png')
     assert len(kinds) == 2
-
-
-def test_nothing_but_ignored_pixels(tmp_path):
     write_masks(tmp_path, ids=(0, 255))
     kinds = found(masks_config(tmp_path))
     level, text = next(kind for kind in kinds if kind[0] == 'error')
     said = 'every pixel of every mask is ignored'
     assert said in text and 'reduce_zero_label' in text
     assert len(kinds) == 2 and len(kinds['warning', IGNORED]) == 2
-
-
-def test_no_classes(tmp_path):
-    write_masks(tmp_path)
-    only(masks_config(tmp_path, metainfo=None), 'error', "metainfo['classes']")

@@ -4,12 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmlit_tools.demo import (
-    detection,
-    pictures,
-    records,
-    segmentation,
-)
+from mmlit_tools.demo import detection, pictures, records, segmentation
 from support.demo_helpers import write_label_maps, write_results
 
 

@@ -8,7 +8,6 @@ import json
 import re
 import signal
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -104,6 +103,10 @@ def options(model, out):
     return [*given, '--device', 'cpu']
 
 
+def files_in(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file()}
+
+
 @pytest.fixture
 def infer(capfd):
     """Run the command in this process: exit status, output and error output."""
@@ -114,13 +117,6 @@ def infer(capfd):
         return end.value.code, *capfd.readouterr()
 
     return infer
-
-
-def files_in(folder):
-    return {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file()}
-
-
-# --- detection --------------------------------------------------------------------
 
 
 def few(score):
@@ -136,8 +132,18 @@ def open_detector(detector):
     return init_detector(config, str(detector[1]), device='cpu')
 
 
+def check_objects(objects, wanted):
+    assert len(objects) == len(wanted) > 0
+    columns = (wanted.bboxes, wanted.scores, wanted.labels, wanted.masks)
+    for entry, box, score, label, mask in zip(objects, *columns):
+        assert (entry['label'], entry['class']) == (label, NAMES[label])
+        assert entry['score'] == pytest.approx(score.item(), abs=1e-5)
+        np.testing.assert_allclose(entry['box'], box, atol=1e-2)
+        assert np.mean(coco_mask.decode(entry['mask']) != mask.numpy()) < 1e-3
+
+
 def test_detection(tmp_path, inputs, detector, infer):
-    """A folder, then one of its files."""
+    """A folder, then some of its files."""
     from mmdet.apis import inference_detector
 
     out = tmp_path / 'out'
@@ -148,13 +154,15 @@ def test_detection(tmp_path, inputs, detector, infer):
     assert re.search(r'narrow.png: could not be done: OpenCV[^\n]*\n', errors)
     assert '3 of 6 could not be done, or not wholly: ' in errors
     names = ('a/1.jpg', 'b/1.jpg', 'b/two.PNG')
-    assert files_in(out) == {
-        *(f'pictures/{name}' for name in names),
-        *(f'predictions/{name}.json' for name in names),
+    records = {name: out / 'predictions' / f'{name}.json' for name in names}
+    files = {
+        *(f'pictures/{n}' for n in names),
+        *(f'predictions/{n}.json' for n in names),
     }
+    assert files_in(out) == files
     model = open_detector(detector)
     for name in names:
-        record = json.loads((out / 'predictions' / f'{name}.json').read_text())
+        record = json.loads(records[name].read_text())
         assert record['image'] == (inputs / name).as_posix()
         image = cv2.imread(str(inputs / name))
         assert (record['height'], record['width']) == image.shape[:2]
@@ -168,27 +176,16 @@ def test_detection(tmp_path, inputs, detector, infer):
         ]
         assert 1 < changes[0] < changes[1]
 
-    before = (out / 'predictions/b/1.jpg.json').read_text()
-    objects = json.loads((out / 'predictions/a/1.jpg.json').read_text())['objects']
+    before = records['b/1.jpg'].read_text()
+    objects = json.loads(records['a/1.jpg'].read_text())['objects']
     score = sorted(entry['score'] for entry in objects)[1]
     # Named after their places in the inputs' folder, as before; the others are as were.
     given = (inputs / 'a/1.jpg', inputs / 'b/two.PNG', inputs / 'a/1.jpg')
     status, output, _ = infer(detector, out, *given, *few(score))
     assert status == 0 and '2 of 2 done' in output
-    again = json.loads((out / 'predictions/a/1.jpg.json').read_text())['objects']
+    again = json.loads(records['a/1.jpg'].read_text())['objects']
     assert again == [entry for entry in objects if entry['score'] >= score] != objects
-    assert (out / 'predictions/b/1.jpg.json').read_text() == before
-
-
-def check_objects(objects, wanted):
-    assert len(objects) == len(wanted) > 0
-    for entry, box, score, label, mask in zip(
-        objects, wanted.bboxes, wanted.scores, wanted.labels, wanted.masks
-    ):
-        assert (entry['label'], entry['class']) == (label, NAMES[label])
-        assert entry['score'] == pytest.approx(score.item(), abs=1e-5)
-        np.testing.assert_allclose(entry['box'], box, atol=1e-2)
-        assert np.mean(coco_mask.decode(entry['mask']) != mask.numpy()) < 1e-3
+    assert records['b/1.jpg'].read_text() == before
 
 
 @pytest.mark.slow
@@ -229,9 +226,6 @@ def test_a_config_that_fails_on_every_image(tmp_path, inputs, detector, infer):
     assert '2 of 2 could not be done' in errors
     assert 'failed on all of them in the same way' in errors
     assert files_in(out) == set()
-
-
-# --- segmentation -----------------------------------------------------------------
 
 
 def check_classes(record, out, wanted):
@@ -284,9 +278,6 @@ def test_a_video_that_is_interrupted(tmp_path, inputs, segmentor):
     check_classes(json.loads(lines[0]), out, apis.inference_model(model, first))
 
 
-# --- weights ----------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_a_file_of_the_authors(tmp_path):
     from mmlit_tools.infer.detection import Detector
@@ -305,7 +296,7 @@ def test_a_file_of_the_authors(tmp_path):
         torch.testing.assert_close(value, wanted[key], msg=key)
 
 
-def test_weights_of_another_model(tmp_path, detector):
+def test_weights_of_another_model(tmp_path, inputs, detector):
     from mmlit_tools.infer.detection import Detector
 
     config = Config.fromfile(detector[0])
@@ -315,26 +306,26 @@ def test_weights_of_another_model(tmp_path, detector):
     with pytest.raises(ModelError, match=r'size mismatch for roi_head\.bbox_head'):
         Detector(other, str(detector[1]), 'cpu', 0.3)
     # Of a backbone alone, as a classifier is.
+    path = tmp_path / 'part.pth'
     state = torch.load(detector[1], weights_only=True)['state_dict']
     part = {k: v for k, v in state.items() if k.startswith('backbone.')}
-    torch.save({'state_dict': part}, tmp_path / 'part.pth')
+    torch.save({'state_dict': part}, path)
     with pytest.raises(ModelError, match=r'lacks the weights .*neck\.lateral_convs'):
-        Detector(config, str(tmp_path / 'part.pth'), 'cpu', 0.3)
-    # Nameless weights, and a config that names too many classes.
-    torch.save({'state_dict': state}, tmp_path / 'nameless.pth')
-    config.test_dataloader.dataset.pop('metainfo')
-    with pytest.raises(ModelError, match='has 3 classes, and there are 80 names'):
-        Detector(config, str(tmp_path / 'nameless.pth'), 'cpu', 0.3)
-
-
-def test_a_refused_checkpoint_ends_in_one_line(tmp_path, inputs, detector):
-    torch.save({'state_dict': {}}, tmp_path / 'none.pth')
-    given = options((detector[0], tmp_path / 'none.pth'), tmp_path / 'out')
+        Detector(config, str(path), 'cpu', 0.3)
+    given = options((detector[0], path), tmp_path / 'out')
     said = stopped(command.main, inputs / 'a/1.jpg', *given)
     assert said.startswith(f'infer.py: --config {detector[0]}, --checkpoint ')
+    # Nameless weights, and a config that names too many classes.
+    torch.save({'state_dict': state}, path)
+    config.test_dataloader.dataset.pop('metainfo')
+    with pytest.raises(ModelError, match='has 3 classes, and there are 80 names'):
+        Detector(config, str(path), 'cpu', 0.3)
 
 
-# --- inputs -----------------------------------------------------------------------
+def copy_image(inputs, folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((inputs / 'a/1.jpg').read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -349,10 +340,8 @@ def test_a_refused_checkpoint_ends_in_one_line(tmp_path, inputs, detector):
     ],
 )
 def test_inputs_that_cannot_be(tmp_path, inputs, given, out, words):
-    image = (inputs / 'a/1.jpg').read_bytes()
-    for name in ('a/1.jpg', 'out/pictures/1.jpg', 't/1.tif', 't/1.tif.png'):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(image)
+    names = ('a/1.jpg', 'out/pictures/1.jpg', 't/1.tif', 't/1.tif.png')
+    copy_image(inputs, tmp_path, *names)
     for folder in ('empty', 'out/predictions'):
         (tmp_path / folder).mkdir()
     before = files_in(tmp_path)
@@ -364,9 +353,6 @@ def test_inputs_that_cannot_be(tmp_path, inputs, given, out, words):
 
 def test_results_in_the_folder_of_the_images(tmp_path, inputs):
     """Of a second run they are no inputs."""
-    image = (inputs / 'a/1.jpg').read_bytes()
-    for name in ('1.jpg', 'out/pictures/1.jpg'):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(image)
+    copy_image(inputs, tmp_path, '1.jpg', 'out/pictures/1.jpg')
     (source,) = find_sources([tmp_path], tmp_path / 'out')
-    assert (source.path, source.name) == (Path(tmp_path / '1.jpg'), '1.jpg')
+    assert (source.path, source.name) == (tmp_path / '1.jpg', '1.jpg')

@@ -30,9 +30,6 @@ def write_config(folder, base='detection/mask-rcnn_lit-ti_fpn_shapes.py'):
     return path
 
 
-# --- the command ------------------------------------------------------------------
-
-
 def test_the_command_draws_and_writes_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_config(tmp_path)
@@ -79,9 +76,6 @@ def test_segmentation_is_drawn(tmp_path, monkeypatch, capsys):
     settings = subject.preprocessor
     wanted = (pixels - settings.mean) / settings.std
     torch.testing.assert_close(single.inputs, wanted[None])
-
-
-# --- what the pictures show -------------------------------------------------------
 
 
 @pytest.fixture
@@ -160,9 +154,6 @@ def test_what_is_not_there_is_named(seen, draw, wrong, message):
         pictures.write_pictures(args, 'a', *seen)
 
 
-# --- the command line -------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -193,9 +184,6 @@ def test_mistakes_are_told_at_once(tmp_path, monkeypatch, capsys, arguments, mes
     with pytest.raises(SystemExit) as stopped:
         command.main(words)
     assert message in f'{stopped.value.code} {capsys.readouterr().err}'
-
-
-# --- weights ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('form', ['model', 'lit', 'bare'])
