@@ -27,11 +27,6 @@ def encoded(mode='RGB', kind='JPEG', width=WIDTH, height=HEIGHT, **options):
     return stream.getvalue()
 
 
-def sixteen_bits(channels):
-    pixels = picture()[..., :channels].astype(np.uint16) * 257
-    return cv2.imencode('.png', pixels)[1].tobytes()
-
-
 def turned(orientation):
     """A photo whose EXIF data turn it to 64x48 px."""
     exif = Image.Exif()
@@ -46,19 +41,14 @@ def flipped(content):
     return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
 
 
-def float_tiff():
-    stream = io.BytesIO()
-    Image.fromarray(picture()[..., 0].astype(np.float32)).save(stream, 'TIFF')
-    return stream.getvalue()
-
-
+DEEP = picture().astype(np.uint16) * 257
 #: Odd, but as sound as any other: 64x48 px once loaded.
 ODD = {
     'grey': encoded('L'),
     'cmyk': encoded('CMYK'),
     'progressive': encoded(progressive=True),
-    'grey16': sixteen_bits(1),
-    'colour16': sixteen_bits(3),
+    'grey16': cv2.imencode('.png', DEEP[..., :1])[1].tobytes(),
+    'colour16': cv2.imencode('.png', DEEP)[1].tobytes(),
     'alpha': encoded('RGBA', 'PNG'),
     'grey-alpha': encoded('LA', 'PNG'),
     'palette': encoded('P', 'PNG'),
@@ -75,16 +65,11 @@ BROKEN = {
     'cut-off': encoded()[:-200],
     'half-png': encoded(kind='PNG')[:4000],
     'flipped-png': flipped(encoded(kind='PNG')),
-    'float-tiff': float_tiff(),
+    'float-tiff': encoded('F', 'TIFF'),
 }
 #: Of another size than the others: (width, height).
-SIZES = {
-    'one-pixel': (1, 1),
-    'line': (1, 5000),
-    'lying-line': (5000, 1),
-    'strip': (3, 2000),
-    'lying-strip': (2000, 3),
-}
+SIZES = {'one-pixel': (1, 1), 'line': (1, 5000), 'lying-line': (5000, 1)}
+SIZES.update({'strip': (3, 2000), 'lying-strip': (2000, 3)})
 
 
 def write(path, content):
@@ -95,29 +80,16 @@ def write(path, content):
 def coco_of(sizes, **values):
     """COCO content of `{name: (width, height)}`: all of an image is a circle.
 
-    Args:
-        sizes: Of the images, as the json has it.
-        values: What annotations have besides or instead.
+    Annotations have `values` besides or instead.
     """
-    images = [
-        dict(id=i, file_name=f'{name}.jpg', width=width, height=height)
-        for i, (name, (width, height)) in enumerate(sizes.items(), start=1)
-    ]
-    annotations = []
-    for image in images:
-        width, height = image['width'], image['height']
-        box = [0, 0, width, height]
+    images, annotations = [], []
+    for i, (name, (width, height)) in enumerate(sizes.items(), start=1):
+        image = dict(id=i, file_name=f'{name}.jpg', width=width, height=height)
+        images.append(image)
         outline = [0, 0, width, 0, width, height, 0, height]
-        annotation = dict(
-            id=image['id'],
-            image_id=image['id'],
-            category_id=1,
-            bbox=box,
-            area=width * height,
-            iscrowd=0,
-            segmentation=[outline],
-        )
-        annotations.append(dict(annotation, **values))
+        annotation = dict(id=i, image_id=i, category_id=1, area=width * height)
+        annotation.update(bbox=[0, 0, width, height], segmentation=[outline], iscrowd=0)
+        annotations.append({**annotation, **values})
     categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES, start=1)]
     return dict(images=images, annotations=annotations, categories=categories)
 

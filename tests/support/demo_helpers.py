@@ -17,19 +17,15 @@ def write_results(shapes, path):
         items = coco.imgToAnns[image_id]
         x, y, width, height = np.array([item['bbox'] for item in items]).T
         scores = np.linspace(0.9, 0.6, len(items))
+        masks = [np.asfortranarray(coco.annToMask(item)) for item in items * 2]
         found = {
             'bboxes': np.tile(np.stack([x, y, x + width, y + height], 1), (2, 1)),
             'labels': np.tile([item['category_id'] - 1 for item in items], 2),
             'scores': np.concatenate([scores, scores - 0.55]),
-            'masks': [
-                coco_mask.encode(np.asfortranarray(coco.annToMask(item)))
-                for item in items * 2
-            ],
+            'masks': [coco_mask.encode(mask) for mask in masks],
         }
-        path_of_image = str(shapes / 'val' / image['file_name'])
-        results.append(
-            {'img_id': image_id, 'img_path': path_of_image, 'pred_instances': found}
-        )
+        file = str(shapes / 'val' / image['file_name'])
+        results.append(dict(img_id=image_id, img_path=file, pred_instances=found))
     path.write_bytes(pickle.dumps(results))
 
 

@@ -6,15 +6,9 @@ from functools import lru_cache
 from support.config_helpers import build, load
 
 #: Width of stages and blocks in them, as little as there can be.
-MICRO = dict(
-    embed_dims=(8, 16, 16, 16),
-    depths=(1, 1, 1, 1),
-    num_heads=(1, 1, 2, 2),
-    mlp_ratios=(2, 2, 2, 2),
-    norm_eps=1e-5,
-    drop_path_rate=0.0,
-    pos_embed='relative',
-)
+MICRO = dict(embed_dims=(8, 16, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
+MICRO.update(mlp_ratios=(2, 2, 2, 2), norm_eps=1e-5, drop_path_rate=0.0)
+MICRO.update(pos_embed='relative')
 CHANNELS = 16
 MASK_RCNN = ('detection', 'mask-rcnn_lit-ti_fpn_1x_coco.py')
 MASK_RCNN_SHAPES = ('detection', 'mask-rcnn_lit-ti_fpn_shapes.py')

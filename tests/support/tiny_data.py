@@ -22,19 +22,14 @@ def coco_content():
     images = [
         dict(id=i, file_name=f'{i}.jpg', width=WIDTH, height=HEIGHT) for i in (1, 2, 3)
     ]
+    fixed = dict(area=200, iscrowd=0, segmentation=[[4, 5, 24, 5, 24, 15]])
     annotations = [
-        dict(
-            id=10 * image['id'] + n,
-            image_id=image['id'],
-            category_id=(image['id'] + n) % 3 + 7,
-            bbox=[4 + n, 5, 20, 10],
-            area=200,
-            iscrowd=0,
-            segmentation=[[4, 5, 24, 5, 24, 15]],
-        )
-        for image in images
+        dict(fixed, id=10 * i + n, image_id=i, category_id=(i + n) % 3 + 7)
+        for i in (1, 2, 3)
         for n in (0, 1)
     ]
+    for annotation in annotations:
+        annotation['bbox'] = [4 + annotation['id'] % 10, 5, 20, 10]
     categories = [dict(id=7 + i, name=name) for i, name in enumerate(CLASSES)]
     return dict(images=images, annotations=annotations, categories=categories)
 
@@ -48,8 +43,14 @@ def write_coco(root, content=None):
     (root / 'all.json').write_text(text)
 
 
+def config_of(scope, fixed, dataset):
+    loader = dict(batch_size=1, dataset={**fixed, **dataset})
+    return Config(dict(default_scope=scope, train_dataloader=loader))
+
+
 def coco_config(root, masks=True, **dataset):
     """Return a config for train.py without a model; `dataset` changes the dataset's."""
+    annotations = dict(type='LoadAnnotations', with_bbox=True, with_mask=masks)
     data = dict(
         type='CocoDataset',
         data_root=str(root),
@@ -57,15 +58,9 @@ def coco_config(root, masks=True, **dataset):
         data_prefix=dict(img='images/'),
         metainfo=dict(classes=CLASSES),
         filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations', with_bbox=True, with_mask=masks),
-        ],
+        pipeline=[dict(type='LoadImageFromFile'), annotations],
     )
-    data.update(dataset)
-    return Config(
-        dict(default_scope='mmdet', train_dataloader=dict(batch_size=1, dataset=data))
-    )
+    return config_of('mmdet', data, dataset)
 
 
 def write_masks(root, ids=(0, 1, 2, 3)):
@@ -91,10 +86,7 @@ def masks_config(root, **dataset):
         reduce_zero_label=True,
         pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
     )
-    data.update(dataset)
-    return Config(
-        dict(default_scope='mmseg', train_dataloader=dict(batch_size=1, dataset=data))
-    )
+    return config_of('mmseg', data, dataset)
 
 
 def check(config, **options):
@@ -126,11 +118,5 @@ def only(config, level, *words):
 
 def errors(config, **options):
     """Return the examples of the only kind of error, whatever the warnings."""
-    kinds = found(config, **options)
-    (examples,) = (names for (level, _), names in kinds.items() if level == 'error')
+    (examples,) = (e for kind, e in found(config, **options).items() if 'error' in kind)
     return examples
-
-
-def only_warnings(config):
-    """Tell whether the findings are warnings, if any."""
-    return all(level == 'warning' for level, _ in found(config))

@@ -155,13 +155,9 @@ def test_what_a_config_says_twice(tmp_path):
     assert [level for level, text in kinds if "is the text 'soil'" in text] == ['error']
 
 
-def ignoring(tmp_path, ids):
-    write_masks(tmp_path, ids=ids)
-    return masks_config(tmp_path, reduce_zero_label=False, ignore_index=7)
-
-
-def test_heads_and_padding_that_ignore_another_id(tmp_path):
-    config = ignoring(tmp_path, (0, 1, 2, 7))
+def test_heads_padding_and_metrics_that_ignore_another_id(tmp_path):
+    write_masks(tmp_path, ids=(0, 1, 2, 7))
+    config = masks_config(tmp_path, reduce_zero_label=False, ignore_index=7)
     config.model = dict(
         data_preprocessor=dict(type='SegDataPreProcessor'),
         decode_head=dict(num_classes=3, ignore_index=7),
@@ -176,22 +172,17 @@ def test_heads_and_padding_that_ignore_another_id(tmp_path):
     assert found(config) == {}
     config.train_dataloader.dataset.ignore_index = 255
     assert len([text for _, text in found(config) if 'ignore_index=7' in text]) == 2
-
-
-@pytest.mark.parametrize('several', [False, True])
-def test_a_metric_that_ignores_another_id(tmp_path, several):
     # Which id the heads ignore does not matter where nothing is trained.
-    metric = dict(type='IoUMetric')
-    config = Config(
-        dict(
-            default_scope='mmseg',
-            model=dict(decode_head=dict(num_classes=3)),
-            val_dataloader=ignoring(tmp_path, (0, 1, 2, 7)).train_dataloader,
-            val_evaluator=[dict(type='DepthMetric'), metric] if several else metric,
-        )
-    )
-    only(config, 'error', 'val_evaluator.ignore_index=255', 'ignore_index=7')
-    (config.val_evaluator[1] if several else config.val_evaluator).ignore_index = 7
+    config.model = dict(decode_head=dict(num_classes=3))
+    config.val_dataloader = config.pop('train_dataloader')
+    config.val_dataloader.dataset.ignore_index = 7
+    for evaluator in (
+        dict(type='IoUMetric'),
+        [dict(type='DepthMetric'), dict(type='IoUMetric')],
+    ):
+        config.val_evaluator = evaluator
+        only(config, 'error', 'val_evaluator.ignore_index=255', 'ignore_index=7')
+    config.val_evaluator[1].ignore_index = 7
     assert found(config) == {}
 
 
@@ -208,65 +199,43 @@ def test_real_data(data_root):
     assert findings.extent == '60 images' and not findings.errors
 
 
-@pytest.fixture
-def run(tmp_path, capsys):
-    """Run the command in this process: the error message or '', output, errors."""
-
-    def run(config, *options):
-        config.dump(tmp_path / 'config.py')
+def test_the_command(tmp_path, capsys):
+    def run(*options):
+        """Return the message that the command stops with or '', output, errors."""
         try:
             stopped = command.main([str(tmp_path / 'config.py'), *options]) or ''
         except SystemExit as end:
             stopped = end.code
         return stopped, *capsys.readouterr()
 
-    return run
-
-
-def test_the_command_on_masks(tmp_path, run):
-    write_masks(tmp_path)
-    config = masks_config(tmp_path)
-    stopped, output, _ = run(config)
-    assert not stopped
-    assert output == 'training data (BaseSegDataset): 2 images: nothing found\n'
-    (tmp_path / 'masks' / 'b.png').unlink()
-    stopped, output, _ = run(config)
-    assert 'error: mask does not exist' in output and 'b.png' in output
-    assert stopped.endswith(': 1 kind of errors in the data, see above')
-
-
-def test_the_command_on_coco(tmp_path, run):
     content = coco_content()
     content['annotations'][0].update(bbox=[4, 5, 0, 10])
     write_coco(tmp_path, content)
     (tmp_path / 'images' / '2.jpg').unlink()
-    config = coco_config(tmp_path)
-    stopped, output, errors = run(config)
-    assert stopped
+    coco_config(tmp_path).dump(tmp_path / 'config.py')
+    stopped, output, errors = run()
+    assert stopped.endswith(': 1 kind of errors in the data, see above')
     lines = [line.strip() for line in output.splitlines()]
     assert lines[0].endswith('1 kind of errors, 1 kind of warnings')
     assert lines[1].startswith('error: image does not exist') and lines[2] == '2.jpg'
     assert lines[3].startswith('warning: box without an area')
     assert errors.startswith('reading') and errors.endswith('all.json\n')
-
-    stopped, output, _ = run(
-        config, '--cfg-options', 'train_dataloader.dataset.ann_file=none.json'
-    )
+    option = 'train_dataloader.dataset.ann_file=none.json'
+    stopped, output, _ = run('--cfg-options', option)
     assert stopped and 'none.json does not exist' in output
     (tmp_path / 'images' / '3.jpg').rename(tmp_path / 'images' / '2.jpg')
     del content['images'][2], content['annotations'][4:]
     (tmp_path / 'all.json').write_text(json.dumps(content))
-    stopped, output, _ = run(config)
+    stopped, output, _ = run()
     assert not stopped and output.count('warning: ') == 1
 
 
 def test_training_stops_before_the_runner(tmp_path, monkeypatch, capsys):
     """At errors in validation data, too."""
     monkeypatch.chdir(tmp_path)
-    for part in ('train', 'val'):
-        write_coco(tmp_path / part)
     config = Config.fromfile(CONFIGS / 'mask-rcnn_lit-ti_fpn_1x_coco.py')
     for part in ('train', 'val'):
+        write_coco(tmp_path / part)
         data = coco_config(tmp_path / part).train_dataloader.dataset
         config[f'{part}_dataloader'].dataset = data
     (tmp_path / 'val' / 'images' / '2.jpg').unlink()

@@ -11,7 +11,10 @@ pytest.importorskip('mmdet', reason='draws with the visualizers of mmdet')
 pytest.importorskip('mmseg', reason='draws with the visualizers of mmseg')
 
 
-def draw(config, folder, number):
+def draw(config, folder, number, step=None, **visualizer):
+    if step:
+        config.train_dataloader.dataset.pipeline.append(dict(type=step))
+        config.visualizer = visualizer
     path = folder.parent / 'config.py'
     path.parent.mkdir(exist_ok=True)
     config.dump(path)
@@ -22,10 +25,8 @@ def draw(config, folder, number):
 
 def test_boxes_and_outlines(tmp_path, capsys):
     write_coco(tmp_path)
-    config = coco_config(tmp_path)
-    config.train_dataloader.dataset.pipeline.append(dict(type='PackDetInputs'))
-    config.visualizer = dict(type='DetLocalVisualizer')
-    names, picture = draw(config, tmp_path / 'out', number=2)
+    step = dict(step='PackDetInputs', type='DetLocalVisualizer')
+    names, picture = draw(coco_config(tmp_path), tmp_path / 'out', number=2, **step)
     assert names == ['0001_1.png', '0002_2.png']
     assert f'2 pictures are in {tmp_path / "out"}' in capsys.readouterr().out
     # The image is all of one grey; its objects lie in the upper left.
@@ -35,12 +36,11 @@ def test_boxes_and_outlines(tmp_path, capsys):
 
 def test_masks(tmp_path):
     write_masks(tmp_path, ids=[1] * 32 + [0] * 32)
-    palette = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
     config = masks_config(tmp_path)
+    palette = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
     config.train_dataloader.dataset.metainfo.palette = palette
-    config.train_dataloader.dataset.pipeline.append(dict(type='PackSegInputs'))
-    config.visualizer = dict(type='SegLocalVisualizer', alpha=0.5)
-    names, picture = draw(config, tmp_path / 'new' / 'out', number=9)
+    step = dict(step='PackSegInputs', type='SegLocalVisualizer', alpha=0.5)
+    names, picture = draw(config, tmp_path / 'new' / 'out', number=9, **step)
     assert names == ['0001_a.png', '0002_b.png']
     red, green, blue = picture[5, 5]  # far from the name of the class
     assert red > 100 > 20 > max(green, blue)

@@ -16,12 +16,12 @@ from support.bad_files import (
     write_pairs,
 )
 from support.tiny_data import (
+    check,
     coco_config,
     errors,
     found,
     masks_config,
     only,
-    only_warnings,
 )
 
 pytest.importorskip('mmdet', reason='the checks build the datasets of mmdet')
@@ -90,7 +90,7 @@ def test_the_loader_of_the_pipeline_is_what_reads(tmp_path):
         return coco_config(tmp_path, masks=False, pipeline=steps)
 
     write_files(tmp_path, {'float-tiff': BROKEN['float-tiff'], 'sideways': turned(6)})
-    assert only_warnings(config(imdecode_backend='pillow'))
+    assert not check(config(imdecode_backend='pillow')).errors
     write_files(tmp_path, {'sideways': turned(6)})
     said = f'{HEIGHT}x{WIDTH} px, in the json {WIDTH}x{HEIGHT} (its EXIF data turn it)'
     assert errors(config(color_type='unchanged')) == [f'sideways.jpg: {said}']
@@ -116,7 +116,7 @@ def test_a_turn_that_the_size_does_not_tell(tmp_path, orientation):
 def test_lines_are_resized_to_nothing(tmp_path):
     write_files(tmp_path, of_sizes(SIZES), SIZES)
     config = coco_config(tmp_path, filter_cfg=None)
-    assert only_warnings(config)
+    assert not check(config).errors
     assert errors(resizing(config)) == [
         f'line.jpg: 1x5000 px become 0x1333 px at scale {SCALE}',
         f'lying-line.jpg: 5000x1 px become 1333x0 px at scale {SCALE}',

@@ -21,19 +21,19 @@ BOX_AP, MASK_AP = demo.DETECTION.keys.values()
 
 
 def test_history_joins_a_stopped_and_a_resumed_run(tmp_path):
+    def write(name, *lines):
+        path = tmp_path / name / 'vis_data' / 'scalars.json'
+        path.parent.mkdir(parents=True)
+        path.write_text('\n'.join(lines))
+
     def loss(step, epoch, loss):
         return json.dumps({'loss': loss, 'epoch': epoch, 'iter': step, 'step': step})
 
     aps = json.dumps({BOX_AP: 0.1, MASK_AP: 0.2, 'step': 1})
-    stopped = [loss(10, 1, 9.0), loss(20, 1, 9.0), aps, loss(35, 2, 99.0)]
+    learnt = [loss(10, 1, 9.0), loss(20, 1, 9.0), aps, loss(35, 2, 99.0)]
+    write('20200101_000000', *learnt, '{"loss": 1.0, "ep')
     resumed = [loss(35, 2, 5.0), loss(45, 2, 5.0), '{"time": 1.0, "step": 2}']
-    for time, lines in (
-        ('000000', [*stopped, '{"loss": 1.0, "ep']),
-        ('010000', resumed),
-    ):
-        path = tmp_path / f'20200101_{time}' / 'vis_data' / 'scalars.json'
-        path.parent.mkdir(parents=True)
-        path.write_text('\n'.join(lines))
+    write('20200101_010000', *resumed)
     history = records.read_history(tmp_path, demo.DETECTION.figures)
     # 45 iterations in under two epochs: an epoch has 23, as far as the log can tell.
     assert history.loss == [(10 / 23, 9), (20 / 23, 9), (35 / 23, 5), (45 / 23, 5)]
@@ -63,18 +63,18 @@ def leave_checkpoint(work_dir, epoch, config='same'):
 def test_plan_starts_resumes_and_ends(tmp_path):
     assert records.plan_training(tmp_path / 'none', 'same', 3) == ('start', None)
     path = leave_checkpoint(tmp_path, 2)
-    assert records.plan_training(tmp_path, 'same', 3) == ('resume', path)
-    assert records.plan_training(tmp_path, 'same', 2) == ('finished', path)
-    assert records.plan_training(tmp_path, 'same', 1) == ('changed', None)
-    assert records.plan_training(tmp_path, 'other', 3) == ('changed', None)
+    for config, epochs, plan in (
+        ('same', 3, ('resume', path)),
+        ('same', 2, ('finished', path)),
+        ('same', 1, ('changed', None)),
+        ('other', 3, ('changed', None)),
+    ):
+        assert records.plan_training(tmp_path, config, epochs) == plan
     # A later file that is not noted was cut short; a noted one may have been removed.
     (tmp_path / 'epoch_3.pth').touch()
     assert records.plan_training(tmp_path, 'same', 3) == ('resume', path)
     path.unlink()
     assert records.plan_training(tmp_path, 'same', 3) == ('start', None)
-    (tmp_path / 'iter_2.pth').touch()
-    (tmp_path / 'last_checkpoint').write_text('iter_2.pth')
-    assert records.plan_training(tmp_path, 'same', 2) == ('start', None)
 
 
 def test_fingerprint_follows_the_config_not_the_place():
@@ -96,24 +96,18 @@ def test_only_the_demo_s_own_folder_is_emptied(tmp_path):
     records.remove_run(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ('gpu', 'built_for', 'words', 'environment'),
-    [
+def test_device_is_a_gpu_only_with_ops_for_it(monkeypatch):
+    ops = pytest.importorskip('mmcv.ops')
+    monkeypatch.setattr(demo.torch.cuda, 'get_device_name', lambda _: 'Fast One')
+    for gpu, version, words, environment in (
         (False, '12.6', 'the CPU, with', {}),
         (True, 'not available', 'built without CUDA', {'CUDA_VISIBLE_DEVICES': ''}),
         (True, '12.6', 'the GPU Fast One', {}),
-    ],
-)
-def test_device_is_a_gpu_only_with_ops_for_it(
-    monkeypatch, gpu, built_for, words, environment
-):
-    ops = pytest.importorskip('mmcv.ops')
-    monkeypatch.setattr(ops, 'get_compiling_cuda_version', lambda: built_for)
-    monkeypatch.setattr(demo.torch.cuda, 'is_available', lambda: gpu)
-    monkeypatch.setattr(demo.torch.cuda, 'get_device_name', lambda _: 'Fast One')
-    sentence, given = demo.choose_device()
-    assert words in sentence
-    assert given == environment
+    ):
+        monkeypatch.setattr(ops, 'get_compiling_cuda_version', lambda v=version: v)
+        monkeypatch.setattr(demo.torch.cuda, 'is_available', lambda there=gpu: there)
+        sentence, given = demo.choose_device()
+        assert words in sentence and given == environment
 
 
 @pytest.fixture
@@ -257,11 +251,15 @@ def test_demo_resumes_where_it_stopped(calls, arguments, tmp_path):
 
 
 @pytest.mark.usefixtures('undrawn')
-def test_another_number_of_epochs_and_another_goal(calls, arguments):
+def test_another_number_of_epochs_and_another_goal(calls, arguments, capsys):
     said = stopped(demo.main, *arguments, '--epochs', '1', '--goal', '0.48')
     assert calls[0][-2:] == ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
     assert calls[1][2].endswith('epoch_1.pth')
     assert 'mask AP 0.450: below the goal of 0.48' in said
+    for wrong, words in (('--epochs=0', 'at least 1, got 0'), ('--goal=40', 'got 40')):
+        with pytest.raises(SystemExit):
+            demo.main([wrong])
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='telling two demos apart needs POSIX')
@@ -292,13 +290,3 @@ def test_a_failing_tool_ends_the_demo_with_its_name(arguments, monkeypatch):
     monkeypatch.setattr(demo.signal, 'signal', lambda *_: None)
     monkeypatch.setattr(demo.sys, 'executable', shutil.which('false'))
     assert 'tools/train.py ended with status 1' in stopped(demo.main, *arguments)
-
-
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [(['--epochs', '0'], 'at least 1, got 0'), (['--goal', '40'], 'to 1, got 40')],
-)
-def test_wrong_options_are_named(options, words, capsys):
-    with pytest.raises(SystemExit):
-        demo.main(options)
-    assert words in capsys.readouterr().err

@@ -40,30 +40,30 @@ def test_label_maps_are_read(shapes, tmp_path):
         segmentation.read(shapes, tmp_path / 'maps', 3)
 
 
+BLACK = np.zeros((80, 80, 3), np.uint8)
+
+
 def near(image, colour, tolerance=12):
     wanted = np.array([int(colour[i : i + 2], 16) for i in (5, 3, 1)])
     return (np.abs(image.astype(int) - wanted).max(axis=2) <= tolerance).sum()
 
 
 def test_picture_shows_truth_left_and_prediction_right(tmp_path):
-    empty = np.zeros((0, 80, 80), bool)
     mask = np.zeros((1, 80, 80), bool)
     mask[0, 20:60, 30:70] = True
     box = np.array([[30, 20, 70, 60]])
-    nothing = detection.Instances(np.zeros((0, 4)), np.zeros(0, int), empty)
+    nothing = detection.Instances(np.zeros((0, 4)), np.zeros(0, int), mask[:0])
     truth = detection.Instances(box, np.array([1]), mask)
     found = detection.Instances(box, np.array([2]), mask, np.array([0.75]))
-    black = np.zeros((80, 80, 3), np.uint8)
-    pairs = [pictures.Comparison(black, truth, found)] * 2
-    pairs.append(pictures.Comparison(black, nothing, nothing))
+    pairs = [pictures.Comparison(BLACK, truth, found)] * 2
+    pairs.append(pictures.Comparison(BLACK, nothing, nothing))
     path = tmp_path / 'new' / 'predictions.png'
     pictures.draw_comparisons(pairs, 'a title', path)
     drawn = cv2.imread(str(path))
     assert drawn.shape == (round((2 * 3.25 + 0.9) * 110), 13 * 110, 3)
     upper, lower = np.array_split(drawn, 2)
-    columns = np.array_split(upper, 4, axis=1)
     square, triangle = pictures.COLOURS[1:3]
-    for index, column in enumerate(columns):
+    for index, column in enumerate(np.array_split(upper, 4, axis=1)):
         left = index % 2 == 0
         assert (near(column, square) > 300) == left
         assert (near(column, triangle) > 300) == (not left)
@@ -73,15 +73,11 @@ def test_picture_shows_truth_left_and_prediction_right(tmp_path):
 def test_curves_are_drawn_with_much_little_and_no_history(tmp_path):
     losses = [(i / 10, 2 - i / 100) for i in range(1, 100)]
     aps = [(e, e / 20) for e in range(1, 10)]
+    little = records.History([(0.5, 2.0)], {'one': [(1, 0.0)], 'other': [(1, 0.1)]})
+    much = records.History(losses, {'one': aps, 'other': aps})
     inks = []
-    for number, history in enumerate(
-        (
-            records.History(),
-            records.History([(0.5, 2.0)], {'one': [(1, 0.0)], 'other': [(1, 0.1)]}),
-            records.History(losses, {'one': aps, 'other': aps}),
-        )
-    ):
-        path = tmp_path / f'{number}.png'
+    for history in (records.History(), little, much):
+        path = tmp_path / f'{len(inks)}.png'
         pictures.draw_history(history, 'an axis', 0.4, 'a title', path)
         drawn = cv2.imread(str(path))
         assert drawn.shape == (495, 1320, 3)
@@ -89,20 +85,10 @@ def test_curves_are_drawn_with_much_little_and_no_history(tmp_path):
     assert inks[0] < inks[1] < inks[2]
 
 
-def test_smoothing_keeps_constants_and_length():
-    assert pictures.smooth(np.full(20, 3.0)) == pytest.approx(np.full(20, 3.0))
-    assert pictures.smooth(np.array([1.0, 2, 3]), width=3) == pytest.approx(
-        [1.5, 2, 2.5]
-    )
-    assert len(pictures.smooth(np.zeros(2))) == 2
-
-
 def test_label_maps_are_drawn_but_for_the_background(tmp_path):
-    black = np.zeros((80, 80, 3), np.uint8)
     truth, found = np.zeros((2, 80, 80), int)
-    truth[20:60, 30:70] = 2
-    found[20:60, 30:70] = 3
-    pair = pictures.Comparison(black, *map(segmentation.LabelMap, (truth, found)))
+    truth[20:60, 30:70], found[20:60, 30:70] = 2, 3
+    pair = pictures.Comparison(BLACK, *map(segmentation.LabelMap, (truth, found)))
     pictures.draw_comparisons([pair], 'a title', tmp_path / 'drawn.png')
     drawn = cv2.imread(str(tmp_path / 'drawn.png'))
     left, right, *_ = np.array_split(drawn, 4, axis=1)

@@ -24,7 +24,6 @@ from mmlit_tools.infer.sources import find_sources
 from mmlit_tools.models import ModelError
 from support.config_helpers import CONFIGS, build
 from support.micro_models import FPN_SHAPES, MASK_RCNN_SHAPES, write_micro
-from support.official_files import save_as_the_authors
 from support.running_tools import start, stopped
 
 INFER = CONFIGS.parent / 'tools' / 'infer.py'
@@ -43,7 +42,6 @@ def picture(seed, width=96, height=64):
 
 def write_video(path, frames):
     film = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 10, (96, 64))
-    assert film.isOpened()
     for seed in range(frames):
         film.write(picture(seed))
     film.release()
@@ -51,11 +49,7 @@ def write_video(path, frames):
 
 def frames_of(path):
     capture = cv2.VideoCapture(str(path))
-    while True:
-        there, frame = capture.read()
-        if not there:
-            return
-        yield frame
+    return [frame for _, frame in iter(capture.read, (False, None))]
 
 
 @pytest.fixture(scope='module')
@@ -73,28 +67,26 @@ def inputs(tmp_path_factory):
     return root
 
 
-def save(config, path, **meta):
+def save(folder, base, classes, **meta):
+    """Write the config and the checkpoint of a small model; return their paths."""
+    config = write_micro(folder / 'config.py', *base, classes=classes)
     torch.manual_seed(0)
-    model = build(Config.fromfile(config))
-    torch.save({'state_dict': model.state_dict(), 'meta': meta}, path)
-    return path
+    state = build(Config.fromfile(config)).state_dict()
+    torch.save({'state_dict': state, 'meta': meta}, folder / 'weights.pth')
+    return config, folder / 'weights.pth'
 
 
 @pytest.fixture(scope='module')
 def detector(tmp_path_factory):
-    """Config and checkpoint of a small Mask R-CNN."""
+    meta = dict(classes=NAMES)
     folder = tmp_path_factory.mktemp('detector')
-    config = write_micro(folder / 'mask_rcnn.py', *MASK_RCNN_SHAPES)
-    weights = save(config, folder / 'weights.pth', dataset_meta=dict(classes=NAMES))
-    return config, weights
+    return save(folder, MASK_RCNN_SHAPES, 3, dataset_meta=meta)
 
 
 @pytest.fixture(scope='module')
 def segmentor(tmp_path_factory):
-    """The same of a segmentor; no names in the checkpoint: those of the config."""
-    folder = tmp_path_factory.mktemp('segmentor')
-    config = write_micro(folder / 'fpn.py', *FPN_SHAPES, classes=4)
-    return config, save(config, folder / 'weights.pth')
+    """No names are in the checkpoint: those of the config."""
+    return save(tmp_path_factory.mktemp('segmentor'), FPN_SHAPES, 4)
 
 
 def options(model, out):
@@ -119,19 +111,6 @@ def infer(capfd):
     return infer
 
 
-def few(score):
-    settings = [f'{key}={value}' for key, value in FEW.items()]
-    return '--score-thr', score, '--cfg-options', *settings
-
-
-def open_detector(detector):
-    from mmdet.apis import init_detector
-
-    config = Config.fromfile(detector[0])
-    config.merge_from_dict(FEW)
-    return init_detector(config, str(detector[1]), device='cpu')
-
-
 def check_objects(objects, wanted):
     assert len(objects) == len(wanted) > 0
     columns = (wanted.bboxes, wanted.scores, wanted.labels, wanted.masks)
@@ -142,10 +121,24 @@ def check_objects(objects, wanted):
         assert np.mean(coco_mask.decode(entry['mask']) != mask.numpy()) < 1e-3
 
 
-def test_detection(tmp_path, inputs, detector, infer):
-    """A folder, then some of its files."""
-    from mmdet.apis import inference_detector
+def few(score):
+    settings = [f'{key}={value}' for key, value in FEW.items()]
+    return '--score-thr', score, '--cfg-options', *settings
 
+
+@pytest.fixture
+def find(detector):
+    """Find objects as mmdet's own function does."""
+    from mmdet.apis import inference_detector, init_detector
+
+    config = Config.fromfile(detector[0])
+    config.merge_from_dict(FEW)
+    model = init_detector(config, str(detector[1]), device='cpu')
+    return lambda image: inference_detector(model, image).pred_instances
+
+
+def test_detection(tmp_path, inputs, detector, infer, find):
+    """A folder, then some of its files."""
     out = tmp_path / 'out'
     status, output, errors = infer(detector, out, inputs, *few(0))
     assert status == 1 and '3 of 6 done' in output
@@ -155,26 +148,22 @@ def test_detection(tmp_path, inputs, detector, infer):
     assert '3 of 6 could not be done, or not wholly: ' in errors
     names = ('a/1.jpg', 'b/1.jpg', 'b/two.PNG')
     records = {name: out / 'predictions' / f'{name}.json' for name in names}
-    files = {
-        *(f'pictures/{n}' for n in names),
-        *(f'predictions/{n}.json' for n in names),
-    }
-    assert files_in(out) == files
-    model = open_detector(detector)
+    pictures = {name: out / 'pictures' / name for name in names}
+    written = {*records.values(), *pictures.values()}
+    assert {out / name for name in files_in(out)} == written
     for name in names:
         record = json.loads(records[name].read_text())
         assert record['image'] == (inputs / name).as_posix()
         image = cv2.imread(str(inputs / name))
         assert (record['height'], record['width']) == image.shape[:2]
-        wanted = inference_detector(model, str(inputs / name)).pred_instances
-        check_objects(record['objects'], wanted)
-        drawn = cv2.imread(str(out / 'pictures' / name))
+        check_objects(record['objects'], find(str(inputs / name)))
+        drawn = cv2.imread(str(pictures[name]))
         assert drawn.shape == image.shape
         # Its colours are those of the image, and something was drawn over them.
-        changes = [
+        same, swapped = (
             np.abs(drawn.astype(int) - i).mean() for i in (image, image[..., ::-1])
-        ]
-        assert 1 < changes[0] < changes[1]
+        )
+        assert 1 < same < swapped
 
     before = records['b/1.jpg'].read_text()
     objects = json.loads(records['a/1.jpg'].read_text())['objects']
@@ -189,35 +178,31 @@ def test_detection(tmp_path, inputs, detector, infer):
 
 
 @pytest.mark.slow
-def test_a_video_that_is_cut_off(tmp_path, detector, infer):
-    from mmdet.apis import inference_detector
-
-    write_video(tmp_path / 'whole.avi', 12)
-    content = (tmp_path / 'whole.avi').read_bytes()
+def test_a_video_that_is_cut_off(tmp_path, detector, infer, find):
     cut, out = tmp_path / 'cut.avi', tmp_path / 'out'
+    write_video(cut, 12)
+    content = cut.read_bytes()
     cut.write_bytes(content[: len(content) * 4 // 5])
     status, output, errors = infer(detector, out, cut, *few(0))
     assert status == 1 and '0 of 1 done' in output
     assert 'cut.avi: ends after' in errors
-    frames = list(frames_of(cut))
+    frames = frames_of(cut)
+    assert 0 < len(frames) < 12
     lines = (out / 'predictions/cut.avi.jsonl').read_text().splitlines()
     records = list(map(json.loads, lines))
     assert [record['frame'] for record in records] == list(range(len(frames)))
-    assert 0 < len(frames) < 12
     # A frame shows what an image does.
-    wanted = inference_detector(open_detector(detector), frames[0]).pred_instances
-    check_objects(records[0]['objects'], wanted)
+    check_objects(records[0]['objects'], find(frames[0]))
     shapes = [frame.shape for frame in frames_of(out / 'pictures/cut.avi.mp4')]
     assert shapes == [(64, 96, 3)] * len(frames)
 
 
 def test_a_config_that_fails_on_every_image(tmp_path, inputs, detector, infer):
-    images = (inputs / 'a/1.jpg', inputs / 'b/1.jpg')
+    images, out = (inputs / 'a/1.jpg', inputs / 'b/1.jpg'), tmp_path / 'out'
     settings = (
         'model.data_preprocessor.pad_size_divisor=1',
         'test_dataloader.dataset.pipeline.1.scale=(20,20)',
     )
-    out = tmp_path / 'out'
     status, output, errors = infer(detector, out, *images, '--cfg-options', *settings)
     assert status == 1 and '0 of 2 done' in output
     for image in images:
@@ -232,12 +217,11 @@ def check_classes(record, out, wanted):
     wanted = wanted.pred_sem_seg.data[0].numpy()
     found = cv2.imread(str(out / record['label_map']), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(found, wanted)
-    labels, counts = np.unique(wanted, return_counts=True)
-    assert len(labels) > 1
     names = ('background', 'circle', 'triangle', 'ring')
-    assert [(c['label'], c['class'], c['pixels']) for c in record['classes']] == [
-        (label, names[label], count) for label, count in zip(labels, counts)
-    ]
+    counts = list(zip(*np.unique(wanted, return_counts=True)))
+    assert len(counts) > 1
+    classes = [(c['label'], c['class'], c['pixels']) for c in record['classes']]
+    assert classes == [(label, names[label], count) for label, count in counts]
     assert sum(c['share'] for c in record['classes']) == pytest.approx(1)
 
 
@@ -255,9 +239,10 @@ def test_segmentation(tmp_path, inputs, segmentor, infer):
 @pytest.mark.slow
 def test_a_video_that_is_interrupted(tmp_path, inputs, segmentor):
     apis = pytest.importorskip('mmseg.apis', reason='the config is for mmseg')
-    write_video(tmp_path / 'long.avi', FRAMES)
-    out, given = tmp_path / 'out', (inputs / 'a/1.jpg', tmp_path / 'long.avi')
-    process = start(INFER, *given, *options(segmentor, out), cwd=tmp_path)
+    film, out = tmp_path / 'long.avi', tmp_path / 'out'
+    write_video(film, FRAMES)
+    given = (inputs / 'a/1.jpg', film, *options(segmentor, out))
+    process = start(INFER, *given, cwd=tmp_path)
     deadline = time.monotonic() + 600
     while not list(out.glob('label_maps/**/long.avi/000002.png')):
         assert process.poll() is None, process.communicate()[0][-5000:]
@@ -270,30 +255,12 @@ def test_a_video_that_is_interrupted(tmp_path, inputs, segmentor):
     (lines,) = out.glob('predictions/**/long.avi.jsonl')
     lines = lines.read_text().splitlines()
     assert 3 <= len(lines) < FRAMES
-    (film,) = out.glob('pictures/**/long.avi.mp4')
-    assert len(list(frames_of(film))) == len(lines)
+    (drawn,) = out.glob('pictures/**/long.avi.mp4')
+    assert len(frames_of(drawn)) == len(lines)
     assert not [name for name in files_in(out) if '.part' in name]
-    first = next(frames_of(tmp_path / 'long.avi'))
     model = apis.init_model(*map(str, segmentor), device='cpu')
-    check_classes(json.loads(lines[0]), out, apis.inference_model(model, first))
-
-
-@pytest.mark.slow
-def test_a_file_of_the_authors(tmp_path):
-    from mmlit_tools.infer.detection import Detector
-
-    config = Config.fromfile(CONFIGS.joinpath(*MASK_RCNN_SHAPES))
-    # The demo's output norms are none of the authors'.
-    config.model.backbone.out_norm_indices = None
-    import_scope(config)
-    model = build(copy.deepcopy(config))
-    path = tmp_path / 'mask_rcnn.pth'
-    save_as_the_authors(model, path, dict(CLASSES=NAMES), biases='zeros')
-    loaded = Detector(config, str(path), 'cpu', 0.3).model
-    assert loaded.dataset_meta['classes'] == NAMES
-    wanted = model.state_dict()
-    for key, value in loaded.state_dict().items():
-        torch.testing.assert_close(value, wanted[key], msg=key)
+    wanted = apis.inference_model(model, frames_of(film)[0])
+    check_classes(json.loads(lines[0]), out, wanted)
 
 
 def test_weights_of_another_model(tmp_path, inputs, detector):

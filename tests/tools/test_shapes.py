@@ -28,16 +28,13 @@ SIDE = 96
 SMALL = {'train': 2, 'val': 2, 'size': 64, 'seed': 3, 'progress': False}
 
 
-def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob('*')
-        if path.is_file()
-    }
-
-
 def load(shapes, split):
     return COCO(str(shapes / 'annotations' / f'{split}.json'))
+
+
+def contents(folder):
+    files = (path for path in folder.rglob('*') if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize('split', COUNTS)
@@ -55,10 +52,7 @@ def test_files_agree(shapes, split):
         semantic = np.zeros((SIDE, SIDE), np.uint8)
         for item in items:
             mask = coco.annToMask(item)
-            rows, columns = np.nonzero(mask)
-            left, top = columns.min(), rows.min()
-            extent = [left, top, columns.max() + 1 - left, rows.max() + 1 - top]
-            assert item['bbox'] == extent
+            assert item['bbox'] == list(cv2.boundingRect(mask))
             assert item['area'] == mask.sum() > 0
             assert (item['iscrowd'], item['image_id']) == (0, image_id)
             # A pixel shows one object: the foremost.
@@ -69,43 +63,6 @@ def test_files_agree(shapes, split):
         assert written.dtype == np.uint8 and (written == semantic).all()
     ids = [item['id'] for item in coco.dataset['annotations']]
     assert sorted(set(ids)) == ids
-
-
-def test_mmdet_reads_boxes_and_masks(shapes):
-    mmdet = pytest.importorskip('mmdet.datasets')
-    # Names without a scope, as in configs: they are found whatever ran before.
-    pytest.importorskip('mmdet.utils').register_all_modules()
-    data = mmdet.CocoDataset(
-        ann_file=str(shapes / 'annotations' / 'val.json'),
-        data_prefix={'img': str(shapes / 'val')},
-        metainfo={'classes': CATEGORIES},
-        pipeline=[
-            {'type': 'LoadImageFromFile'},
-            {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': True},
-        ],
-    )
-    coco = load(shapes, 'val')
-    for item in (data[index] for index in range(5)):
-        masks = [coco.annToMask(one) for one in coco.imgToAnns[item['img_id']]]
-        assert (item['gt_masks'].masks == np.array(masks)).all()
-        boxes = item['gt_masks'].get_bboxes(type(item['gt_bboxes']))
-        assert (boxes.tensor == item['gt_bboxes'].tensor).all()
-        assert not item['gt_ignore_flags'].any()
-
-
-def test_mmseg_reads_the_masks(shapes):
-    mmseg = pytest.importorskip('mmseg.datasets')
-    pytest.importorskip('mmseg.utils').register_all_modules()
-    data = mmseg.BaseSegDataset(
-        data_root=str(shapes),
-        data_prefix={'img_path': 'val', 'seg_map_path': 'masks/val'},
-        metainfo={'classes': ('background', *CATEGORIES)},
-        pipeline=[{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations'}],
-    )
-    assert len(data) == COUNTS['val']
-    for item in (data[0], data[19]):
-        mask = shapes / 'masks' / 'val' / f'{Path(item["img_path"]).stem}.png'
-        assert (item['gt_seg_map'] == cv2.imread(str(mask), 0)).all()
 
 
 def test_objects_vary_and_the_splits_differ(shapes):
@@ -133,12 +90,10 @@ def test_hidden_parts_are_cut_out_but_enough_stays_in_sight():
             assert not (mask & ~item.mask).any()
             hidden += mask.sum() < item.mask.sum()
     assert hidden > 20
-
-
-def test_every_object_can_be_told_from_its_surroundings():
+    # Every object can be told from its surroundings.
     for seed in range(60):
         image, objects = draw_scene(np.random.default_rng(seed), 160)
-        _, mask = objects[-1]
+        mask = objects[-1][1]
         around = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7))).astype(bool) & ~mask
         change = image[mask].mean(axis=0) - image[around].mean(axis=0)
         assert np.linalg.norm(change) > 45

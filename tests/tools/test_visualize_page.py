@@ -67,17 +67,12 @@ def click(driver, x, y):
     from selenium.webdriver import ActionChains
 
     canvas = driver.find_element('id', 'picture')
-    width, height = canvas.size['width'], canvas.size['height']
     # Selenium counts from the middle of the element.
-    at = (round((x + 0.5 - 50) * width / 100), round((y + 0.5 - 30) * height / 60))
-    ActionChains(driver).move_to_element_with_offset(canvas, *at).click().perform()
+    right = round((x + 0.5 - 50) * canvas.size['width'] / 100)
+    down = round((y + 0.5 - 30) * canvas.size['height'] / 60)
+    chain = ActionChains(driver).move_to_element_with_offset(canvas, right, down)
+    chain.click().perform()
     return wait_for(driver, x, y)
-
-
-def choose(driver, name, text):
-    from selenium.webdriver.support.ui import Select
-
-    Select(driver.find_element('id', name)).select_by_visible_text(text)
 
 
 @pytest.mark.slow
@@ -107,10 +102,13 @@ def test_a_click_changes_the_picture(browser):
 
 
 @pytest.mark.slow
-def test_the_brightest_place_is_where_attention_goes(browser, seen):
-    choose(browser, 'map', 'stage 2, block 1')
-    choose(browser, 'head', 'head 1')
-    for box in browser.find_elements('css selector', '#layers input'):
+def test_the_brightest_place_is_where_attention_goes(browser):
+    from selenium.webdriver.support.ui import Select
+
+    for name, text in (('map', 'stage 2, block 1'), ('head', 'head 1')):
+        Select(browser.find_element('id', name)).select_by_visible_text(text)
+    boxes = browser.find_elements('css selector', '#layers input')
+    for box in boxes:
         box.click()
     _, status = click(browser, 60, 20)  # token (2, 7): looks at (4, 4)
     assert 'head 1: token row 2, column 7; largest weight 100' in status
@@ -125,13 +123,13 @@ def test_the_brightest_place_is_where_attention_goes(browser, seen):
     edges = [rows.min(), rows.max() + 1, columns.min(), columns.max() + 1]
     np.testing.assert_allclose(np.array(edges) / 9.6, [32, 40, 32, 40], atol=0.15)
     assert len(rows) == pytest.approx((8 * 9.6) ** 2, rel=0.03)
-    for box in browser.find_elements('css selector', '#layers input'):
+    for box in boxes:
         box.click()
 
 
 @pytest.mark.slow
 def test_the_page_computes_what_the_network_does(browser, seen):
-    _, _, result = seen
+    result = seen[2]
     for attended in result.attentions:
         for query in ((0, 0), (2, 3)):
             exact = attended.weights([query])[:, 0].numpy()
@@ -141,43 +139,29 @@ def test_the_page_computes_what_the_network_does(browser, seen):
                 found = np.array(found).reshape(expected.shape)
                 assert found.sum() == pytest.approx(1)
                 np.testing.assert_allclose(found, expected, atol=0.04 * expected.max())
-
-
-@pytest.mark.slow
-def test_the_page_samples_where_the_network_does(browser, seen):
-    _, _, result = seen
+    script = 'return sampling(image.mergings[arguments[0]], {row: 1, column: 2})'
     for index, merging in enumerate(result.token_mergings):
-        token = (1, 2)
-        script = 'return sampling(image.mergings[arguments[0]], arguments[1])'
-        at = dict(row=token[0], column=token[1])
-        found = browser.execute_script(script, index, at)
+        found = browser.execute_script(script, index)
         for kind, expected in (('to', merging.points()), ('from', merging.anchors())):
             places = [[point[kind]['x'], point[kind]['y']] for point in found]
-            np.testing.assert_allclose(places, expected[token] / SCALE, atol=0.02)
+            np.testing.assert_allclose(places, expected[1, 2] / SCALE, atol=0.02)
         lengths = [point['length'] for point in found]
-        np.testing.assert_allclose(lengths, merging.displacements()[token], atol=0.01)
+        np.testing.assert_allclose(lengths, merging.displacements()[1, 2], atol=0.01)
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('arch', ARCHS.values(), ids=ARCHS)
 def test_the_last_block_of_each_stage_fits_at_the_usual_size(arch):
     """1333x800, as the configs test."""
     attended = []
     for stage, grid in ((2, (50, 84)), (3, (25, 42))):
-        numbers = {key: value[stage] for key, value in vars(ARCHS[arch]).items()
-                   if key in ('embed_dims', 'num_heads', 'depths')}  # fmt: skip
-        bias = None if ARCHS[arch].pos_embed == 'absolute' else 'a table'
-        attn = SimpleNamespace(num_heads=numbers['num_heads'], position_bias=bias)
-        tokens = torch.empty(*grid, numbers['embed_dims'], device='meta')
-        attended += [
-            AttentionRecord(stage, block, attn, tokens)
-            for block in range(numbers['depths'])
-        ]
+        bias = None if arch.pos_embed == 'absolute' else 'a table'
+        attn = SimpleNamespace(num_heads=arch.num_heads[stage], position_bias=bias)
+        tokens = torch.empty(*grid, arch.embed_dims[stage], device='meta')
+        blocks = range(arch.depths[stage])
+        attended += [AttentionRecord(stage, b, attn, tokens) for b in blocks]
     held = choose_blocks(attended, PAGE_MB * 1e6 - 1e6)  # A picture and the offsets.
-    last = [
-        place for place, one in enumerate(attended)
-        if one.block == ARCHS[arch].depths[one.stage] - 1
-    ]  # fmt: skip
-    assert len(last) == 2 and all(held[place] for place in last)
+    kept = {(one.stage, one.block) for one, fits in zip(attended, held) if fits}
+    assert {(stage, arch.depths[stage] - 1) for stage in (2, 3)} <= kept
 
 
 def test_what_does_not_fit_is_left_out_and_said(seen, tmp_path):
@@ -185,11 +169,9 @@ def test_what_does_not_fit_is_left_out_and_said(seen, tmp_path):
     assert choose_blocks(attended, 0) == [False] * 3
     assert choose_blocks(attended, 1e9) == [True] * 3
     # The last blocks come first.
-    whole = write_page(tmp_path / 'a.html', [describe(*seen, 8)], '')
-    assert 'Left out' not in whole
+    assert 'Left out' not in write_page(tmp_path / 'a.html', [describe(*seen, 8)], '')
     size = (tmp_path / 'a.html').stat().st_size / 1e6
-    entry = describe(*seen, size - 0.025)
-    said = write_page(tmp_path / 'b.html', [entry], '')
+    said = write_page(tmp_path / 'b.html', [describe(*seen, size - 0.025)], '')
     assert 'a<b: Left out' in said and '(stage.block) 2.0:' in said
     page = (tmp_path / 'b.html').read_text('utf-8')
     assert '(stage.block) 2.0:' in page and 'a<b' not in page
