@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmengine.utils import import_modules_from_strings
 
+from mmlit.archs import ARCHS
 from support.official_files import save_as_the_authors
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -102,6 +103,63 @@ def check_metafile(model, cfg, kind, name):
     assert said['Training Data'] == ('drawn shapes' if 'shapes' in cfg else data)
 
 
+def loaders(cfg):
+    return cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader
+
+
+def only(pipeline, kind):
+    (found,) = (t for t in pipeline if t.type == kind)
+    return found
+
+
+def check_published(kind, name, letter, sides):
+    """Check what configs of both kinds share, on COCO and ADE20K; return the model.
+
+    Args:
+        sides: Of the grids that the position tables of stages 3 and 4 are for.
+    """
+    cfg, arch = load(kind, name), ARCHS[ARCH_OF[letter]]
+    assert not OLD_KEYS & set(cfg)
+    assert cfg.model.backbone.arch == ARCH_OF[letter]
+    weights = dict(type='Pretrained', checkpoint=f'{RELEASES}{letter}.pth')
+    assert cfg.model.backbone.init_cfg == weights
+    assert cfg.optim_wrapper.get('clip_grad') is None
+    # 8 GPUs x 2 images
+    batch_size = cfg.train_dataloader.batch_size
+    assert 8 * batch_size == cfg.auto_scale_lr.base_batch_size == 16
+    assert not cfg.auto_scale_lr.enable
+    model = build_without_data(cfg)
+    check_metafile(model, cfg, kind, name)
+    assert model.backbone.embed_dims == arch.embed_dims
+    assert model.backbone.out_indices == (0, 1, 2, 3)
+    tables = [
+        block.attn.position_bias.relative_position_bias_table.shape[1:]
+        for stage in model.backbone.stages[2:]
+        for block in stage.blocks
+        if arch.pos_embed == 'relative'
+    ]
+    wanted = [[2 * side - 1] * 2 for side in sides]
+    wanted = [wanted[0]] * arch.depths[2] + [wanted[1]] * arch.depths[3]
+    assert list(map(list, tables)) == (wanted if arch.pos_embed == 'relative' else [])
+    return model
+
+
+def check_shapes(kind, name):
+    """Check what both configs of the drawn shapes share; return the model."""
+    cfg = load(kind, name)
+    assert cfg.train_cfg.type == 'EpochBasedTrainLoop'
+    assert Path(cfg.data_root).is_absolute()
+    assert Path(cfg.data_root).resolve() == CONFIGS.parent / 'data' / 'shapes'
+    assert Path(cfg.shapes.out) == Path(cfg.data_root)
+    assert cfg.model.backbone.init_cfg is None
+    model = build_without_data(cfg)
+    check_metafile(model, cfg, kind, name)
+    # Slimmed are the neck and the heads, never the backbone.
+    assert model.backbone.embed_dims == ARCHS['tiny'].embed_dims
+    assert [len(stage.blocks) for stage in model.backbone.stages] == [3, 4, 6, 3]
+    return model
+
+
 def without_decay(model, cfg):
     """Return the names of parameters without weight decay, and all learning rates."""
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -123,16 +181,6 @@ def norms_of(model, kinds=(torch.nn.LayerNorm, torch.nn.modules.batchnorm._Batch
         name for name, module in model.named_modules() if isinstance(module, kinds)
     ]
     return {f'{name}.{kind}' for name in norms for kind in ('weight', 'bias')}
-
-
-def check_tables(backbone, arch, sides):
-    """Check that the position tables of stages 3 and 4 are for grids of these sides."""
-    if arch.pos_embed == 'relative':
-        for stage, side, depth in zip(backbone.stages[2:], sides, arch.depths[2:]):
-            assert len(stage.blocks) == depth
-            for block in stage.blocks:
-                table = block.attn.position_bias.relative_position_bias_table
-                assert table.shape[1:] == (2 * side - 1,) * 2
 
 
 ROOT = Path(__file__).resolve().parents[2]
