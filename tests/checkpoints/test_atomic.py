@@ -49,22 +49,18 @@ def test_two_at_once_do_not_mix(tmp_path):
     assert names(tmp_path) == ['new.pth']
 
 
-def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
+def test_what_fails_leaves_the_file_that_is_there(tmp_path):
     path = tmp_path / 'new.pth'
     with pytest.raises(FileExistsError, match='new.pth has appeared meanwhile'):
         write_whole(path, CONTENT, False, lambda _: path.write_text('other'))
     assert path.read_text() == 'other' and names(tmp_path) == ['new.pth']
 
-
-def test_a_full_disk_is_named(tmp_path):
     def full(_):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
-    path = tmp_path / 'new.pth'
-    path.write_text('before')
     with pytest.raises(OSError, match='new.pth cannot be written: No space left'):
         write_whole(path, CONTENT, True, full)
-    assert path.read_text() == 'before' and names(tmp_path) == ['new.pth']
+    assert path.read_text() == 'other' and names(tmp_path) == ['new.pth']
 
 
 def test_who_may_read_a_new_file_is_up_to_the_umask(tmp_path):

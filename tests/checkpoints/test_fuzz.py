@@ -28,12 +28,11 @@ CONTENT = dict(
     message_hub=dict(loss=HistoryBuffer([0.5] * 9, [1] * 9)),
     param_schedulers=[dict(milestones=Counter({8: 1, 11: 1}))],
 )
+GETATTR = b'c__builtin__\ngetattr\ncmmengine.logging.history_buffer\nHistoryBuffer\n'
 SNIPPETS = [
     b'cposix\nsystem\n' + text('touch ran') + b'\x85R',
     b'c__builtin__\neval\n' + text('open("ran", "w")') + b'\x85R',
-    b'c__builtin__\ngetattr\ncmmengine.logging.history_buffer\nHistoryBuffer\n'
-    + text('__init__')
-    + b'\x86R',
+    GETATTR + text('__init__') + b'\x86R',
     *(op.code.encode('latin1') for op in pickletools.opcodes if op.arg is None),
 ]
 

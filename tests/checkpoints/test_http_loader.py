@@ -24,6 +24,10 @@ def test_a_url_is_downloaded_once(tmp_path, server, capfd):
     # Where torch.hub, and so mmengine's own loader, looks for it.
     state = torch.hub.load_state_dict_from_url(f'{server.url}/a.pth', weights_only=True)
     assert 'state_dict' in state and len(server.requests) == 1
+    # What is no dict is read for mmengine, too.
+    torch.save([1, 2], tmp_path / 'list.pth')
+    server.files['list.pth'] = (tmp_path / 'list.pth').read_bytes()
+    assert CheckpointLoader.load_checkpoint(f'{server.url}/list.pth', 'cpu') == [1, 2]
 
 
 def test_a_download_that_fails_says_what_to_do(server, monkeypatch):
@@ -60,12 +64,6 @@ def test_the_first_process_downloads(tmp_path, monkeypatch, rank):
     )
     assert CheckpointLoader.load_checkpoint(URL)['a'] == 1
     assert events == (['barrier'] if rank else ['download', 'barrier'])
-
-
-def test_what_is_no_dict_is_read_for_mmengine(tmp_path, server):
-    torch.save([1, 2], tmp_path / 'list.pth')
-    server.files['list.pth'] = (tmp_path / 'list.pth').read_bytes()
-    assert CheckpointLoader.load_checkpoint(f'{server.url}/list.pth', 'cpu') == [1, 2]
 
 
 def test_other_loaders_stay_mmengines():

@@ -1,8 +1,4 @@
-"""Checkpoints are read without running anything of them.
-
-Every test of what is read or refused runs twice: by torch's own safe reading, and by
-the unpickler that stands in for it before torch 2.6.
-"""
+"""Checkpoints are read without running anything of them, in either `way`."""
 
 import argparse
 import errno
@@ -11,6 +7,7 @@ import pickle
 import sys
 import types
 from collections import OrderedDict
+from unittest import mock
 
 import pytest
 import torch
@@ -112,44 +109,28 @@ def test_the_attacks_are_attacks(tmp_path):
 
 
 @pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
-@pytest.mark.parametrize(
-    ('function', 'name'), [(os.system, 'posix.system'), (eval, 'builtins.eval')]
-)
-def test_a_refusal_names_what_was_asked_for(tmp_path, way, function, name, zipped):
+def test_a_refusal_names_what_was_asked_for(tmp_path, way, zipped):
     path = tmp_path / 'evil.pth'
-    torch.save(Call(function, '1'), path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UnsafeCheckpointError, match=f'it asks for {name}, which'):
-        read_checkpoint(path)
-
-
-def test_a_network_as_code_is_refused(tmp_path, way):
-    torch.jit.script(nn.Linear(1, 1)).save(str(tmp_path / 'script.pth'))
-    with pytest.raises((UnsafeCheckpointError, BrokenCheckpointError), match='Script'):
-        read_checkpoint(tmp_path / 'script.pth')
+    for function, name in ((os.system, 'posix.system'), (eval, 'builtins.eval')):
+        torch.save(Call(function, '1'), path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(UnsafeCheckpointError, match=f'it asks for {name}, which'):
+            read_checkpoint(path)
 
 
 # --- no checkpoints ------------------------------------------------------------------
 
 DAMAGE = 'is cut off, damaged or no file of torch.save'
 DAMAGED = {
-    'empty': (lambda _: b'', 'is empty: the download or copy failed'),
-    'web page': (
-        lambda _: b'\n<!DOCTYPE html><html><title>404</title></html>',
-        'is not a checkpoint: it looks like a web page; the download',
-    ),
-    'lfs': (
-        lambda _: b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n',
-        'is not a checkpoint: it is a Git LFS pointer',
-    ),
-    'text': (lambda _: b'{"a": 1}', "torch.save writes no file that begins with b'"),
-    'protocol 0': (
-        lambda _: b"cposix\nsystem\n(S'touch ran'\ntR.",
-        "torch.save writes no file that begins with b'cposix",
-    ),
-    'other pickle': (lambda _: pickle.dumps({'model': 1}, 2), DAMAGE),
-    'head': (lambda whole: whole[:60], DAMAGE),
-    'half': (lambda whole: whole[: len(whole) // 2], DAMAGE),
-    'tail': (lambda whole: whole[:-9], DAMAGE),
+    'empty': (b'', 'is empty: the download or copy failed'),
+    'web page': (b'\n<!DOCTYPE html><html>', 'looks like a web page; the download'),
+    'lfs': (b'version https://git-lfs.github.com/spec/v1\n', 'it is a Git LFS pointer'),
+    'text': (b'{"a": 1}', "torch.save writes no file that begins with b'"),
+    'protocol 0': (b"cposix\nsystem\n(S'ran'\ntR.", "file that begins with b'cposix"),
+    'other pickle': (pickle.dumps({'model': 1}, 2), DAMAGE),
+    # Parts of a sound file.
+    'head': (slice(60), DAMAGE),
+    'half': (slice(6000), DAMAGE),
+    'tail': (slice(-9), DAMAGE),
 }
 
 
@@ -159,7 +140,8 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path, way, name, zipped):
     path, (damage, message) = tmp_path / 'lit_s.pth', DAMAGED[name]
     state = {'model': {'a': torch.ones(3000)}}
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    path.write_bytes(damage(path.read_bytes()))
+    whole = path.read_bytes()
+    path.write_bytes(whole[damage] if isinstance(damage, slice) else damage)
     with pytest.raises(BrokenCheckpointError) as error:
         read_checkpoint(path)
     assert str(path) in str(error.value) and message in str(error.value)
@@ -171,33 +153,22 @@ def test_other_wrong_files(tmp_path, way):
     torch.save([torch.ones(1)], tmp_path / 'list.pth')
     with pytest.raises(BrokenCheckpointError, match='holds a list and no checkpoint'):
         read_checkpoint(tmp_path / 'list.pth')
-
-
-@pytest.mark.parametrize(
-    'fault',
-    [OSError(errno.EIO, 'Input/output error'), MemoryError(), RuntimeError('no CUDA')],
-    ids=repr,
-)
-def test_a_fault_of_the_machine_is_none_of_the_file(tmp_path, way, monkeypatch, fault):
-    def fail(*_, **__):
-        raise fault
-
-    torch.save({'a': torch.ones(1)}, tmp_path / 'a.pth')
-    monkeypatch.setattr(torch, 'load', fail)
-    with pytest.raises(type(fault)) as caught:
-        read_checkpoint(tmp_path / 'a.pth')
-    assert caught.value is fault
-
-
-# --- safetensors ---------------------------------------------------------------------
-
-
-def test_a_pickle_is_never_read_as_safetensors(tmp_path, way):
-    path, marker = tmp_path / 'evil.safetensors', tmp_path / 'ran'
-    torch.save(attacks(marker)['os.system'], path)
+    torch.jit.script(nn.Linear(1, 1)).save(str(tmp_path / 'script.pth'))
+    with pytest.raises((UnsafeCheckpointError, BrokenCheckpointError), match='Script'):
+        read_checkpoint(tmp_path / 'script.pth')
+    torch.save(attacks(tmp_path / 'ran')['os.system'], tmp_path / 'evil.safetensors')
     with pytest.raises(BrokenCheckpointError, match='evil.safetensors '):
-        read_checkpoint(path)
-    assert not marker.exists()
+        read_checkpoint(tmp_path / 'evil.safetensors')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_a_fault_of_the_machine_is_none_of_the_file(tmp_path, way, monkeypatch):
+    torch.save({'a': torch.ones(1)}, tmp_path / 'a.pth')
+    for fault in (OSError(errno.EIO, 'I/O'), MemoryError(), RuntimeError('no CUDA')):
+        monkeypatch.setattr(torch, 'load', mock.Mock(side_effect=fault))
+        with pytest.raises(type(fault)) as caught:
+            read_checkpoint(tmp_path / 'a.pth')
+        assert caught.value is fault
 
 
 def test_safetensors_are_read_by_their_package(tmp_path, monkeypatch):

@@ -21,10 +21,8 @@ def subject(request):
     """A model, and its training data as it comes from the preprocessor."""
     kind, name = request.param
     pytest.importorskip(SCOPES[kind], reason=f'the {kind} is that of {SCOPES[kind]}')
-    model = micro(kind, name)
-    return model, model.data_preprocessor(
-        copy.deepcopy(training_data(kind, name)), True
-    )
+    model, data = micro(kind, name), copy.deepcopy(training_data(kind, name))
+    return model, model.data_preprocessor(data, True)
 
 
 @lru_cache(maxsize=None)

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
 from PIL import Image
 
+from mmlit_tools.configs import import_scope
+from mmlit_tools.data.check import check_data
 from support.config_helpers import blocks, drop_outlines, make_workplace, section
 from support.tiny_data import coco_config, found, write_image
 
@@ -27,8 +30,6 @@ def to_colours(folder):
 
 
 def found_by_check(config):
-    from mmlit_tools.data.check import check_data
-
     return '\n'.join(line for report in check_data(config) for line in report.lines())
 
 
@@ -43,8 +44,6 @@ def raised_by_test_data(config):
 
 
 def raised_by_loader(config):
-    from mmengine.runner import Runner
-
     return raised_by(lambda: Runner.build_dataloader(config.train_dataloader))
 
 
@@ -87,8 +86,6 @@ def test_a_common_mistake_is_said(tmp_path, monkeypatch, message):
             text = text.replace(old, new)
         (tmp_path / name).write_text(text)
     config = Config.fromfile(name)
-    from mmlit_tools.configs import import_scope
-
     import_scope(config)
     init_default_scope(config.default_scope)
     pattern = re.escape(message).replace(re.escape('...'), '.*')

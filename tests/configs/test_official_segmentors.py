@@ -22,13 +22,8 @@ pytest.importorskip('mmseg', reason='the segmentors are those of mmseg')
 from mmseg.apis import inference_model, init_model
 from mmseg.utils import get_classes, get_palette
 
-META = dict(
-    mmseg_version='0.13.0',
-    CLASSES=tuple(get_classes('ade')),
-    PALETTE=get_palette('ade'),
-    iter=80000,
-    config="model = dict(type='EncoderDecoder')",
-)
+META = dict(mmseg_version='0.13.0', CLASSES=tuple(get_classes('ade')), iter=80000)
+META.update(PALETTE=get_palette('ade'), config="model = dict(type='EncoderDecoder')")
 
 
 def config(letter):
@@ -39,18 +34,14 @@ def config(letter):
     return cfg
 
 
-def micro_config():
-    """Return the config of small, with the arch of the authors' file."""
-    return config_helpers.shrink(config('s'), RELATIVE_MICRO)
-
-
 @pytest.mark.parametrize(
     ('dtype', 'tolerance'), [(torch.float32, 5e-5), (torch.float64, 1e-7)]
 )
 def test_the_authors_file_gives_the_authors_maps(golden_root, dtype, tolerance):
     name = 'relative_micro_segmentor'
+    micro = config_helpers.shrink(config('s'), RELATIVE_MICRO)
     with precision(dtype):
-        model = init_model(micro_config(), str(golden_root / f'{name}.pth'), 'cpu')
+        model = init_model(micro, str(golden_root / f'{name}.pth'), 'cpu')
     assert type(model.backbone) is LIT
     # The file holds no classes, and the config's number of them is ADE20K's.
     assert model.dataset_meta['classes'] == get_classes('ade')

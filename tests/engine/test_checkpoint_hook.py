@@ -14,6 +14,7 @@ from mmlit import AtomicCheckpointHook, read_checkpoint
 from mmlit.checkpoints.atomic import WholeFileBackend
 from mmlit.engine.checkpoint_hook import INTERRUPTED
 from mmlit.errors import CheckpointWriteError
+from support.attacks import nothing_allowed
 from support.comparison import equal
 from support.toy_resuming import (
     BATCH,
@@ -175,13 +176,8 @@ def test_it_loads_with_weights_only_everywhere(tmp_path):
     runner.train()
     found = read_checkpoint(noted(runner.work_dir))['resumption']
     torch.save(found, tmp_path / 'alone.pth')
-    # With nothing allowed on top of torch's own list.
-    allowed = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    try:
+    with nothing_allowed():
         again = torch.load(tmp_path / 'alone.pth', weights_only=True)
-    finally:
-        torch.serialization.add_safe_globals(allowed)
     assert equal(again, found) and len(found['random_states']) == 1
 
 
