@@ -43,7 +43,7 @@ def cleared():
 
 @pytest.fixture
 def allowed(cleared):
-    """Only what mmlit adds is on torch's list."""
+    """Only what mmlit adds is on torch's list; twice, as a second import would."""
     allow_mmengine_checkpoints()
     allow_mmengine_checkpoints()
 
@@ -157,9 +157,7 @@ def test_the_own_unpickler_reads_what_mmengine_writes(trained, monkeypatch, clea
 def test_the_own_unpickler_reads_plain_data(protocol):
     data = OrderedDict(a={1, 2}, b=b'\xff\x00', c=(1.5, None, [True]), d={'e': 'f'})
     assert allowlist.load(io.BytesIO(pickle.dumps(data, protocol))) == data
-
-
-def test_the_own_unpickler_takes_no_state_of_slots():
+    # No state of slots, though.
     slots = b'cargparse\nNamespace\n)RN}' + text('x') + b'K\x01s\x86b.'
     with pytest.raises(pickle.UnpicklingError, match='a state for a Namespace'):
         allowlist.load(io.BytesIO(b'\x80\x02' + slots))

@@ -15,12 +15,10 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 PROGRAMS = {
     'import': 'import os',
     'call': "a = open('ran', 'w')",
-    'method': "a = ''.join(['a'])",
     'within a setting': "model = dict(a=[dict(b=__import__('os'))])",
     'dict itself': 'dict = 1',
     'star': 'a = dict(**b)',
     'base': "_base_ = 'other.py'",
-    'lambda': 'a = lambda: 0',
     'comprehension': 'a = [0 for _ in range(10**9)]',
     'power': 'a = 9**9**9',
     'f-string': "a = f'{1}'",

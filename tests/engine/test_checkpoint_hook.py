@@ -14,19 +14,10 @@ from mmlit import AtomicCheckpointHook, read_checkpoint
 from mmlit.checkpoints.atomic import WholeFileBackend
 from mmlit.engine.checkpoint_hook import INTERRUPTED
 from mmlit.errors import CheckpointWriteError
+from support import toy_resuming
 from support.attacks import nothing_allowed
 from support.comparison import equal
-from support.toy_resuming import (
-    BATCH,
-    BY_EPOCH,
-    EPOCH,
-    IMAGES,
-    Untimely,
-    build,
-    check_same_end,
-    noted,
-    stopped,
-)
+from support.toy_resuming import BY_EPOCH, EPOCH, IMAGES, build, noted, stopped
 
 SLOW = pytest.mark.slow
 
@@ -91,7 +82,7 @@ def test_sigterm_anywhere_and_on(tmp_path, by_epoch, workers):
         for epoch in range(3):
             of_epoch = seen[epoch * IMAGES : (epoch + 1) * IMAGES]
             assert sorted(of_epoch) == list(range(IMAGES))
-        check_same_end(straight, second)
+        toy_resuming.check_same_end(straight, second)
         assert files(folder) == files(tmp_path / 'straight'), name
 
 
@@ -103,15 +94,15 @@ def test_sigterm_while_waiting_for_data(tmp_path, by_epoch, loop):
     straight = build(tmp_path / 'straight', **options)
     straight.train()
     first = build(tmp_path / 'a', **options)
-    getattr(first, f'_{loop}_dataloader')['dataset'] = Untimely()
+    getattr(first, f'_{loop}_dataloader')['dataset'] = toy_resuming.Untimely()
     stopped(first)
     done = read_checkpoint(noted(tmp_path / 'a'))['meta']['iter']
-    assert done == len(first.model.seen) / BATCH
+    assert done == len(first.model.seen) / toy_resuming.BATCH
     assert done == EPOCH if loop == 'val' else done in (1, 2)
     second = build(tmp_path / 'a', resume=True, **options)
     second.train()
     assert first.model.seen + second.model.seen == straight.model.seen
-    check_same_end(straight, second)
+    toy_resuming.check_same_end(straight, second)
 
 
 IN_VALIDATION = {
@@ -119,6 +110,7 @@ IN_VALIDATION = {
     'a kill in the last': [(('evaluated', 3 * EPOCH), kill)],
     'stops': [(('val', EPOCH), terminate)] * 2,
     'stops in the next one': [(('val', 2 * EPOCH), terminate)] * 2,
+    'stops in the epoch': [(('train', 1), terminate), (('train', 2), terminate)],
     'kills': [(('val', EPOCH), kill), (('train', EPOCH + 1), kill)],
     'a stop after it': [(('val', EPOCH), kill), (('train', EPOCH + 1), terminate)],
 }
@@ -138,37 +130,24 @@ def test_a_validation_that_was_prevented_is_done_on_resuming(tmp_path, moments):
     last = build(tmp_path / 'disturbed', resume=True, **options)
     last.train()
     assert last.iter == 3 * EPOCH
-    check_same_end(straight, last)
+    toy_resuming.check_same_end(straight, last)
     assert files(tmp_path / 'disturbed') == files(tmp_path / 'straight')
 
 
-def test_two_stops_in_one_epoch(tmp_path):
-    straight = build(tmp_path / 'straight')
-    straight.train()
-    seen = []
-    for moment in (1, 2, None):
-        at = None if moment is None else (('train', moment), terminate)
-        runner = build(tmp_path / 'twice', at=at, resume=True)
-        runner.train() if at is None else stopped(runner)
-        seen += runner.model.seen
-    assert seen == straight.model.seen
-    check_same_end(straight, runner)
-
-
-def test_another_length_restarts_the_epoch(tmp_path, monkeypatch):
+def test_what_fits_no_more_restarts_the_epoch(tmp_path, monkeypatch):
+    with pytest.raises(TypeError, match='unknown arguments: max_keep_ckpt$'):
+        AtomicCheckpointHook(max_keep_ckpt=2)
+    # A checkpoint of mmengine's own hook, and a dataset of another length.
+    build(tmp_path / 'a', type='CheckpointHook', epochs=1).train()
+    resumed = build(tmp_path / 'a', resume=True)
+    resumed.train()
+    assert len(resumed.model.seen) == 2 * IMAGES
     folder = tmp_path / 'shorter'
     stopped(build(folder, at=(('train', EPOCH + 1), terminate)))
     monkeypatch.setattr('support.toy_resuming.Noisy.__len__', lambda self: IMAGES - 2)
     resumed = build(folder, resume=True)
     resumed.train()
     assert len(resumed.model.seen) == 2 * (IMAGES - 2)
-
-
-def test_a_checkpoint_of_mmengines_own_hook_resumes(tmp_path):
-    build(tmp_path / 'a', type='CheckpointHook', epochs=1).train()
-    resumed = build(tmp_path / 'a', resume=True)
-    resumed.train()
-    assert len(resumed.model.seen) == 2 * IMAGES
 
 
 def test_it_loads_with_weights_only_everywhere(tmp_path):
@@ -220,8 +199,8 @@ def test_a_full_disk(tmp_path, monkeypatch, name):
             raise OSError(errno.ENOSPC, 'No space left on device', str(path))
         real(self, content, path)
 
-    folder, options = tmp_path / 'full', dict(save_best='score', rule='greater')
-    options.update(max_keep_ckpts=1)
+    options = dict(save_best='score', rule='greater', max_keep_ckpts=1)
+    folder = tmp_path / 'full'
     with monkeypatch.context() as patch, pytest.raises(CheckpointWriteError) as error:
         patch.setattr(WholeFileBackend, 'put', put)
         build(folder, **options).train()
@@ -238,12 +217,7 @@ def test_a_full_disk(tmp_path, monkeypatch, name):
     assert not list(folder.glob('.*.part'))
     straight = build(tmp_path / 'straight', **options)
     straight.train()
-    check_same_end(straight, resumed)
-
-
-def test_an_unknown_argument_is_told_at_once():
-    with pytest.raises(TypeError, match='unknown arguments: max_keep_ckpt$'):
-        AtomicCheckpointHook(max_keep_ckpt=2)
+    toy_resuming.check_same_end(straight, resumed)
 
 
 def test_a_handler_of_others_stays(tmp_path):
@@ -254,17 +228,10 @@ def test_a_handler_of_others_stays(tmp_path):
         assert signal.getsignal(signal.SIGTERM) is mine
     finally:
         signal.signal(signal.SIGTERM, other)
-
-
-def rest(running):
-    running.set()
-    time.sleep(60)
-
-
-def test_a_training_after_one_that_failed(tmp_path):
+    # A training that failed puts none back: the next one is stopped all the same.
     with pytest.raises(Killed):
         build(tmp_path / 'failed', at=(('train', 1), kill)).train()
-    stopped(build(tmp_path / 'a', at=(('train', 1), terminate)))
+    stopped(build(tmp_path / 'b', at=(('train', 1), terminate)))
 
 
 def test_forked_processes_still_end(tmp_path):
@@ -274,7 +241,7 @@ def test_forked_processes_still_end(tmp_path):
     def pool():
         context = multiprocessing.get_context('fork')
         running = context.Event()
-        process = context.Process(target=rest, args=(running,), daemon=True)
+        process = context.Process(target=lambda: (running.set(), time.sleep(60)))
         process.start()
         assert running.wait(20)
         process.terminate()

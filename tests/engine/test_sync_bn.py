@@ -24,35 +24,30 @@ def group(monkeypatch, backend, config='', gpu=True):
     """Pretend that there is a process group over `backend`."""
     monkeypatch.setattr(dist, 'is_initialized', lambda: True)
     monkeypatch.setattr(dist, 'get_backend', lambda: backend)
-    # Of `init_process_group()` without a backend, which is 'undefined'.
+    # For `init_process_group()` without a backend, which is 'undefined'.
     monkeypatch.setattr(dist, 'get_backend_config', lambda: config)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
 
 
 def test_alone_it_is_bn():
-    name, norm = build_norm_layer(CFG, 8, postfix=1)
-    assert type(norm) is nn.BatchNorm2d
-    assert name == 'bn1'
+    name, norm = build_norm_layer(dict(CFG, requires_grad=False), 8, postfix=1)
+    assert type(norm) is nn.BatchNorm2d and name == 'bn1'
+    assert not any(p.requires_grad for p in norm.parameters())
+    with pytest.raises(TypeError, match='epsilon'):
+        SyncBNOnGPU(8, epsilon=1e-3)
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(conv('SyncBNOnGPU')(x), conv('BN')(x))
 
 
-@pytest.mark.parametrize(
-    ('backend', 'kind'),
-    [
-        (('nccl',), nn.SyncBatchNorm),
-        (('cpu:gloo,cuda:nccl',), nn.SyncBatchNorm),
-        (('gloo',), nn.BatchNorm2d),
-        (('mpi',), nn.BatchNorm2d),
-        (('undefined', 'cuda:nccl', True), nn.SyncBatchNorm),
-        (('undefined', 'cpu:gloo,cuda:nccl', True), nn.SyncBatchNorm),
-        (('undefined', 'cpu:gloo,cuda:nccl', False), nn.BatchNorm2d),
-        (('undefined', 'cpu:gloo', False), nn.BatchNorm2d),
-    ],
-)
-def test_the_process_group_decides(monkeypatch, backend, kind):
+SYNCED = [('nccl',), ('cpu:gloo,cuda:nccl',), ('undefined', 'cpu:gloo,cuda:nccl')]
+ALONE = [('gloo',), ('undefined', 'cpu:gloo'), ('undefined', 'cuda:nccl', False)]
+
+
+@pytest.mark.parametrize('backend', [*SYNCED, *ALONE])
+def test_the_process_group_decides(monkeypatch, backend):
     group(monkeypatch, *backend)
     name, norm = build_norm_layer(dict(CFG, eps=1e-3, momentum=0.2), 8)
+    kind = nn.SyncBatchNorm if backend in SYNCED else nn.BatchNorm2d
     assert type(norm) is kind and name == 'bn'
     assert (norm.num_features, norm.eps, norm.momentum) == (8, 1e-3, 0.2)
 
@@ -68,11 +63,6 @@ def test_a_group_without_a_named_backend(tmp_path):
         dist.destroy_process_group()
 
 
-def test_frozen_where_the_config_says_so():
-    _, norm = build_norm_layer(dict(CFG, requires_grad=False), 8)
-    assert not any(p.requires_grad for p in norm.parameters())
-
-
 def test_checkpoints_fit_from_either_to_the_other(monkeypatch):
     alone = conv('SyncBNOnGPU')
     group(monkeypatch, 'nccl')
@@ -80,15 +70,9 @@ def test_checkpoints_fit_from_either_to_the_other(monkeypatch):
     assert type(several.bn) is nn.SyncBatchNorm
     assert list(alone.state_dict()) == list(several.state_dict())
     several.load_state_dict(alone.state_dict())
-    alone.load_state_dict(several.state_dict())
     reverted = revert_sync_batchnorm(several)
     assert not isinstance(reverted.bn, nn.SyncBatchNorm)
     assert list(reverted.state_dict()) == list(alone.state_dict())
-
-
-def test_a_misspelt_argument_is_refused():
-    with pytest.raises(TypeError, match='epsilon'):
-        SyncBNOnGPU(8, epsilon=1e-3)
 
 
 def train_on_own_images(folder, rank):
