@@ -142,9 +142,6 @@ def test_a_file_cannot_change_shared_objects(tmp_path, allowed, monkeypatch):
         assert dtype.names is None and not dtype.hasobject
 
 
-# --- the unpickler for torch before 2.6 ---------------------------------------------
-
-
 def test_the_own_unpickler_reads_what_mmengine_writes(trained, monkeypatch, cleared):
     monkeypatch.setattr(allowlist, 'TORCH_TAKES_LISTS', False)
     allow_mmengine_checkpoints()

@@ -57,9 +57,6 @@ def test_mmengine_loads_weights(server, tmp_path, wrapped):
         assert all(torch.equal(net.state_dict()[key], state[key]) for key in state)
 
 
-# --- refused ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize('name', attacks(''))
 def test_an_attack_is_refused_and_nothing_runs(tmp_path, way, name):
     marker, path = tmp_path / 'ran', tmp_path / 'lit_s.pth'
@@ -116,8 +113,6 @@ def test_a_refusal_names_what_was_asked_for(tmp_path, way, zipped):
         with pytest.raises(UnsafeCheckpointError, match=f'it asks for {name}, which'):
             read_checkpoint(path)
 
-
-# --- no checkpoints ------------------------------------------------------------------
 
 DAMAGE = 'is cut off, damaged or no file of torch.save'
 DAMAGED = {

@@ -47,8 +47,6 @@ def files(folder):
     return sorted(path.name for path in Path(folder).glob('*.pth'))
 
 
-# --- resuming ---------------------------------------------------------------------
-
 MOMENTS = {
     'at the first iteration': ('train', 0),
     'in the middle of an epoch': ('train', EPOCH + 1),
@@ -158,9 +156,6 @@ def test_it_loads_with_weights_only_everywhere(tmp_path):
     with nothing_allowed():
         again = torch.load(tmp_path / 'alone.pth', weights_only=True)
     assert equal(again, found) and len(found['random_states']) == 1
-
-
-# --- files ------------------------------------------------------------------------
 
 
 def test_superseded_checkpoints_are_removed_last(tmp_path, monkeypatch):

@@ -40,7 +40,6 @@ def spoilt(monkeypatch):
 
         batches = []
 
-    Model.batches = []
     monkeypatch.setattr(toy_resuming, 'Noisy', Named)
     monkeypatch.setattr(toy_resuming, 'Model', Model)
     return bad, Model.batches

@@ -66,11 +66,15 @@ def test_scales_of_every_arch(arch):
     assert list(found.values()) == sorted(found.values())
 
 
-def test_stages_that_are_not_built_do_not_count():
+def test_stages_that_are_not_built_do_not_count_and_frozen_ones_do():
     found = scales(model := lit('small', out_indices=(0, 1)))
     assert max(found.values()) == pytest.approx(RATE)
     assert min(found.values()) == pytest.approx(RATE**5)
     assert set(scales(model, optim_wrapper(model, decay_rate=1)).values()) == {1.0}
+    # What is frozen is left out, and counted all the same: the rest keeps its rate.
+    found = scales(lit('small', frozen_stages=2))
+    assert not any(name.startswith(('stages.0', 'stages.1')) for name in found)
+    assert found['stages.2.downsample.norm.weight'] == pytest.approx(RATE ** (13 - 5))
 
 
 def test_offsets_and_decays_go_on_top():
@@ -93,17 +97,6 @@ def test_offsets_and_decays_go_on_top():
     # Few groups, each of one layer: not one per parameter, as mmengine's own.
     kinds = {(g['lr'], g['weight_decay']) for g in groups.values()}
     assert len(kinds) == len(wrapper.optimizer.param_groups) < 60 < len(groups)
-
-
-def test_frozen_stages_are_left_out():
-    model = lit('small', frozen_stages=2)
-    found = scales(model)
-    assert not any(name.startswith(('stages.0', 'stages.1')) for name in found)
-    # What is frozen is counted all the same: the rest keeps its rate.
-    assert found['stages.2.downsample.norm.weight'] == pytest.approx(RATE ** (13 - 5))
-
-
-# --- where LIT is -----------------------------------------------------------------
 
 
 class Model(nn.Module):
@@ -167,9 +160,6 @@ def test_shared_parameters_are_counted_once_and_no_lit_is_refused():
         optim_wrapper(Model(backbone=nn.Linear(2, 2)))
 
 
-# --- the table --------------------------------------------------------------------
-
-
 def test_table(monkeypatch):
     logged = []
     where = 'mmlit.engine.layer_decay.print_log'
@@ -190,9 +180,6 @@ def test_table(monkeypatch):
     assert cells[-1] == 'other 1 0.001 0.05 2 9 head.weight'.split()
     assert cells[0][:5] == ['0', '0.2621', '0.0002621', '0.05', '3']
     assert cells[0][6] == 'backbone.stages.0.patch_embed.proj.weight'
-
-
-# --- refusals ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

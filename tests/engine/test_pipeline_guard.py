@@ -98,16 +98,10 @@ def test_a_sound_pipeline_runs_as_without_the_guard(said):
     assert len({str(image) for image in drawn[0]}) > 1
     assert PipelineGuard([lambda results: None])({}) is None
     assert not said
-
-
-def test_arguments():
     with pytest.raises(TypeError, match="skip='no' must be True or False"):
         PipelineGuard([], skip='no')
     with pytest.raises(ValueError, match='num_classes=0 must be'):
         PipelineGuard([], num_classes=0)
-
-
-# --- the pipelines of the configs -------------------------------------------------
 
 
 def config_pipeline(path, split='train'):

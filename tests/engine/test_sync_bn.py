@@ -1,16 +1,12 @@
 """SyncBNOnGPU is SyncBN in distributed runs on GPUs and BN elsewhere."""
 
-from functools import partial
-
 import pytest
 import torch
 import torch.distributed as dist
 from mmcv.cnn import ConvModule, build_norm_layer
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from torch import nn
 
 from mmlit.engine.sync_bn import SyncBNOnGPU
-from support.running_tools import in_two
 
 CFG = dict(type='SyncBNOnGPU', requires_grad=True)
 
@@ -61,37 +57,3 @@ def test_a_group_without_a_named_backend(tmp_path):
         assert type(SyncBNOnGPU(8)) is (nn.SyncBatchNorm if gpu else nn.BatchNorm2d)
     finally:
         dist.destroy_process_group()
-
-
-def test_checkpoints_fit_from_either_to_the_other(monkeypatch):
-    alone = conv('SyncBNOnGPU')
-    group(monkeypatch, 'nccl')
-    several = conv('SyncBNOnGPU')
-    assert type(several.bn) is nn.SyncBatchNorm
-    assert list(alone.state_dict()) == list(several.state_dict())
-    several.load_state_dict(alone.state_dict())
-    reverted = revert_sync_batchnorm(several)
-    assert not isinstance(reverted.bn, nn.SyncBatchNorm)
-    assert list(reverted.state_dict()) == list(alone.state_dict())
-
-
-def train_on_own_images(folder, rank):
-    model = MMDistributedDataParallel(conv('SyncBNOnGPU'))
-    torch.manual_seed(rank)
-    x = torch.randn(2, 3, 8, 8) + rank
-    model(x).square().mean().backward()
-    mean, grad = model.module.bn.running_mean, model.module.conv.weight.grad
-    torch.save(dict(x=x, mean=mean, grad=grad.contiguous()), f'{folder}/{rank}.pth')
-
-
-@pytest.mark.slow
-def test_two_cpu_processes_train_on_their_own_statistics(tmp_path):
-    in_two(partial(train_on_own_images, tmp_path))
-    grads = []
-    for rank in range(2):
-        saved = torch.load(tmp_path / f'{rank}.pth', weights_only=True)
-        alone = conv('BN')
-        alone(saved['x']).square().mean().backward()
-        grads.append(alone.conv.weight.grad)
-        assert torch.allclose(saved['mean'], alone.bn.running_mean)
-    assert torch.allclose(saved['grad'], (grads[0] + grads[1]) / 2)

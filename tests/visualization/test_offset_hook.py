@@ -19,21 +19,11 @@ from mmengine.visualization.vis_backend import BaseVisBackend
 from mmlit import OffsetVisualizationHook
 from mmlit.visualization.offsets import offset_statistics
 from mmlit.visualization.probe import probe
-from support import running_tools
-from support.looking_helpers import (
-    ARCH,
-    PIPELINE,
-    open_image,
-    preprocessor,
-    small_lit,
-    write_noise,
-)
+from support import looking_helpers, running_tools
+from support.looking_helpers import ARCH, open_image, small_lit, write_noise
 from support.running_tools import run
 
 STAGES = (1, 2, 3)
-
-
-# --- a small training -------------------------------------------------------------
 
 
 @DATASETS.register_module()
@@ -76,7 +66,7 @@ class RecordingBackend(BaseVisBackend):
 class NoiseModel(BaseModel):
     def __init__(self, backbone):
         super().__init__()
-        self.data_preprocessor = preprocessor()
+        self.data_preprocessor = looking_helpers.preprocessor()
         self.backbone = backbone
 
     def forward(self, inputs, shift, data_samples=None, mode='loss'):
@@ -92,7 +82,8 @@ LOCAL = (dict(type='LocalVisBackend'), dict(type='RecordingBackend'))
 def runner(
     folder, *hooks, backbone=None, validated=True, by_epoch=True, backends=LOCAL
 ):
-    pipeline = [step for step in PIPELINE if step['type'] != 'LoadAnnotations']
+    steps = looking_helpers.PIPELINE
+    pipeline = [step for step in steps if step['type'] != 'LoadAnnotations']
     pipeline.append(dict(type='PackNoise'))
     noise = dict(type='NoiseDataset', data_root=str(folder / 'data'), pipeline=pipeline)
     sampler = dict(type='DefaultSampler', shuffle=True)
@@ -230,9 +221,6 @@ def test_a_detector_trained_by_the_real_tool(tmp_path):
     assert figures.pop('step') == 1
     assert {name.split('/')[1] for name in figures} == {f'stage_{k}' for k in STAGES}
     assert all(figures[f'offsets/stage_{k}/max_displacement'] > 0 for k in STAGES)
-
-
-# --- refusals ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,6 @@ def dots_of(axis):
     return dots
 
 
-# --- images -----------------------------------------------------------------------
-
-
 def test_image_as_the_pipeline_reads_it(tmp_path):
     path = write_noise(tmp_path / 'a.png')
     image = open_image(path)
@@ -62,9 +59,6 @@ def test_a_pipeline_that_moves_pixels_is_refused(tmp_path):
         open_image(path, [])
     with pytest.raises(FileNotFoundError):
         open_image(tmp_path / 'no.png')
-
-
-# --- offsets ----------------------------------------------------------------------
 
 
 def test_points_lie_where_the_offsets_put_them(image):
@@ -134,9 +128,6 @@ def test_statistics_by_hand(image):
     assert render(draw_offsets(merging, image)).dtype == np.uint8
 
 
-# --- attention --------------------------------------------------------------------
-
-
 @pytest.mark.parametrize('kind', ['relative', 'absolute'])
 def test_weights_are_those_of_the_forward_pass(image, kind):
     """With them, the module's values and projection give the module's output."""
@@ -157,9 +148,6 @@ def test_weights_are_those_of_the_forward_pass(image, kind):
         expected = one.attn(one.tokens[None])[0].flatten(0, 1)
         torch.testing.assert_close(one.attn.proj(joined), expected)
         assert weights.std() > 1e-3
-
-
-# --- the network ------------------------------------------------------------------
 
 
 def test_the_network_is_left_as_it_was(image):
