@@ -200,7 +200,8 @@ def test_options_out_of_order(paramwise, error, message):
 
 def test_missing_options():
     for paramwise in (None, {}, dict(norm_decay_mult=1.0)):
-        config = dict(optimizer=dict(type='AdamW', lr=LR), paramwise_cfg=paramwise)
+        optimizer = dict(type='AdamW', lr=LR, weight_decay=DECAY)
+        config = dict(optimizer=optimizer, paramwise_cfg=paramwise)
         config['constructor'] = 'LITLayerDecayOptimWrapperConstructor'
         with pytest.raises(ValueError, match='needs paramwise_cfg.decay_rate'):
             build_optim_wrapper(lit(), config)
