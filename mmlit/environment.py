@@ -7,10 +7,10 @@ import multiprocessing
 import os
 import warnings
 
-from mmlit_doctor import imports
+from mmlit_doctor import check_imports
+from mmlit_doctor.check_installed import check_pkg_resources
 from mmlit_doctor.findings import Fault
 from mmlit_doctor.install import find_untested
-from mmlit_doctor.installed import check_pkg_resources
 
 from .errors import UnusableEnvironmentError
 from .version import __version__
@@ -26,12 +26,12 @@ def check_environment() -> None:
         UserWarning: once, if versions differ from those mmlit was tested with.
     """
     try:
-        imports.check_import('torch')
+        check_imports.check_import('torch')
         # Before mmengine is imported: some of its releases fail on this at import.
         check_pkg_resources()
-        imports.check_import('mmengine')
-        imports.check_mmcv()
-        imports.check_ops()
+        check_imports.check_import('mmengine')
+        check_imports.check_mmcv()
+        check_imports.check_ops()
     except Fault as fault:
         raise UnusableEnvironmentError(fault.seen, fault.mend) from None
     _warn_untested()

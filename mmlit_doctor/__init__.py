@@ -4,8 +4,8 @@ Standard library only, and no import of mmlit: the doctor works where `import mm
 refuses, and that in turn runs a few of these checks.
 
 cli.py goes through the table of checks.py and reports, worker.py runs each check in
-another process, and what they do is in installed.py, imports.py, cuda.py and runs.py;
-install.py knows packages, versions and the commands that install them.
+another process, and what they do is in check_*.py; install.py knows packages, versions
+and the commands that install them.
 """
 
 import sys

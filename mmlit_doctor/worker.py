@@ -15,11 +15,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from typing import Any, Dict, Optional
 
+from .check_installed import find_opencv
+from .check_runs import list_devices
 from .checks import BY_NAME
 from .findings import Advice, Fault, first_line
 from .install import ROOT, TESTED, for_this_python, installed, version_of
-from .installed import find_opencv
-from .runs import list_devices
 
 # Neither this package's folder nor the current one is on the path of the checks: what
 # they import is what a tool of mmdet's would import.

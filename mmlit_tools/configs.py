@@ -95,7 +95,7 @@ def known_scope(config: Config) -> str:
     return scope
 
 
-def make_data(config: Config) -> None:
+def draw_missing_shapes(config: Config) -> None:
     """Draw the data of a config with `shapes = dict(out=..., train=..., ...)`.
 
     Only where it is missing, and once, however many processes ask for it.

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from mmlit.errors import UserError
 from mmlit_tools.cli import add_config_options, add_runner_options, check_file, command
-from mmlit_tools.configs import build_runner, load_config, make_data
+from mmlit_tools.configs import build_runner, draw_missing_shapes, load_config
 
 
 @command('test.py')
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
         draw_predictions(config, args)
     if args.out is not None:
         write_predictions(config, args.out)
-    make_data(config)
+    draw_missing_shapes(config)
     build_runner(config).test()
 
 

@@ -15,7 +15,7 @@ from mmengine.device import get_device
 
 from mmlit.errors import UserError
 from mmlit_tools.cli import add_config_options, add_runner_options, check_file, command
-from mmlit_tools.configs import build_runner, load_config, make_data
+from mmlit_tools.configs import build_runner, draw_missing_shapes, load_config
 from mmlit_tools.resume import find_whole_checkpoint
 
 
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         resume(config, args.resume)
     if config.get('load_from') is not None:
         check_file(config.load_from, 'the checkpoint load_from of the config,')
-    make_data(config)
+    draw_missing_shapes(config)
     check_data(config, args)
     build_runner(config).train()
 

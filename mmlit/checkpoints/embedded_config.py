@@ -21,7 +21,7 @@ _PLAIN = tuple(
 )
 
 
-def without_programs(checkpoint: Any, name: str) -> Any:
+def remove_config_code(checkpoint: Any, name: str) -> Any:
     """Take configs out of a checkpoint that are more than settings.
 
     Args:

@@ -15,14 +15,14 @@ from mmengine.runner import CheckpointLoader, checkpoint
 
 from ..errors import BrokenCheckpointError
 from . import allowlist
-from .embedded_config import without_programs
+from .embedded_config import remove_config_code
 from .reader import read_file
 
 
 # mmengine logs a loader by its name, less `load_from_`.
 def load_from_local(filename: str, map_location: Any = None) -> Any:
     """Read a local file for mmengine, see `reader.read_checkpoint`."""
-    return without_programs(read_file(filename, map_location), filename)
+    return remove_config_code(read_file(filename, map_location), filename)
 
 
 def load_from_http(filename: str, map_location: Any = None) -> Any:
@@ -44,7 +44,7 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
         barrier()
         _download(filename, path)
     try:
-        return without_programs(read_file(path, map_location), filename)
+        return remove_config_code(read_file(path, map_location), filename)
     except BrokenCheckpointError as error:
         raise BrokenCheckpointError(
             f'{error}. It is the download of {filename}: delete it, and it is fetched '

@@ -11,15 +11,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ..checkpoints.atomic import BACKEND_ARGS, remove_parts, write_whole
-from ..checkpoints.embedded_config import without_programs
+from ..checkpoints.embedded_config import remove_config_code
 from ..errors import CheckpointWriteError
 from . import resume
-from .preemption import Preemption
-
-#: The checkpoint that SIGTERM leaves; the next one replaces it.
-INTERRUPTED = 'interrupted.pth'
-#: The exit status after that: EX_TEMPFAIL of sysexits.h, "try again".
-STOPPED = 75
+from .preemption import INTERRUPTED, STOPPED, Preemption
 
 
 @HOOKS.register_module()
@@ -65,7 +60,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the resume state; drop a config that resuming would run as a program."""
-        without_programs(checkpoint, 'the checkpoint')
+        remove_config_code(checkpoint, 'the checkpoint')
         self._loaded_state = checkpoint.get(resume.KEY)
 
     def before_train(self, runner: Runner) -> None:

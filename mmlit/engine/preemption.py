@@ -11,6 +11,11 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
+#: The checkpoint that SIGTERM leaves; the next one replaces it.
+INTERRUPTED = 'interrupted.pth'
+#: The exit status after that: EX_TEMPFAIL of sysexits.h, "try again".
+STOPPED = 75
+
 
 class Preemption:
     """Whether SIGTERM has arrived, as a cluster sends it before it takes a machine."""

@@ -127,7 +127,7 @@ def is_mmlit_key(key: str) -> bool:
     return bool(out_norm) or any(official_key(key, family) for family in FAMILIES)
 
 
-def present_key(key: str) -> str:
+def rename_0_1_key(key: str) -> str:
     """Return a key of mmlit 0.1 under its present name, any other as it is."""
     match = _KEY_OF_0_1.search(key)
     if not match:

@@ -23,8 +23,8 @@ from .families import (
     guess_arch,
     is_mmlit_key,
     official_key,
-    present_key,
     recognise,
+    rename_0_1_key,
     summary,
 )
 
@@ -52,7 +52,7 @@ def prepare_state_dict(net: nn.Module, state_dict: Dict[str, Any], prefix: str) 
             state_dict.clear()
             state_dict.update(inner)
     keys = [k for k in state_dict if isinstance(k, str) and k.startswith(prefix)]
-    file = {present_key(key[len(prefix) :]): state_dict[key] for key in keys}
+    file = {rename_0_1_key(key[len(prefix) :]): state_dict[key] for key in keys}
     if not file:
         _log(f'{name}: no backbone parameters', logging.WARNING)
         return

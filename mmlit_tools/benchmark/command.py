@@ -28,7 +28,13 @@ from rich.progress import Progress
 from mmlit.errors import UserError
 from mmlit_tools.benchmark.bench import Bench, memory_obstacle
 from mmlit_tools.benchmark.measure import describe_machine, use_threads
-from mmlit_tools.benchmark.models import DTYPES, Settings, parse_model
+from mmlit_tools.benchmark.models import (
+    DTYPES,
+    LIT_ARCHS,
+    PEERS,
+    Settings,
+    parse_model,
+)
 from mmlit_tools.benchmark.plots import draw_plots
 from mmlit_tools.benchmark.report import (
     complete_rows,
@@ -114,8 +120,9 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
         nargs='+',
         default=DEFAULT_MODELS,
         metavar='MODEL',
-        help='lit-ti, lit-s, lit-m, lit-b (each may be followed by :kernel), swin-t, '
-        f'pvt-s, r50, or CONFIG.py[:kernel] (default: {" ".join(DEFAULT_MODELS)})',
+        help=f'{", ".join(LIT_ARCHS)} (each may be followed by :kernel), '
+        f'{", ".join(PEERS)}, or CONFIG.py[:kernel] (default: '
+        f'{" ".join(DEFAULT_MODELS)})',
     )
     add(
         '--shape',

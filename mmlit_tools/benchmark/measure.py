@@ -24,7 +24,7 @@ from mmlit.errors import UserError, spell_error
 from mmlit_tools.benchmark.models import DTYPES, Settings, Spec
 from mmlit_tools.benchmark.steps import Step
 
-MEMORY_COMMAND = (sys.executable, '-m', 'mmlit_tools.benchmark.memory')
+MEMORY_COMMAND = (sys.executable, '-m', 'mmlit_tools.benchmark.memory_process')
 DISTRIBUTIONS = (
     *('mmlit', 'torch', 'mmcv', 'mmengine', 'mmdet', 'mmsegmentation', 'numpy'),
     *('onedl-mmcv', 'onedl-mmengine', 'onedl-mmdetection', 'onedl-mmsegmentation'),
@@ -108,7 +108,7 @@ def make_matmul(size: int, dtype: str, device: str) -> Callable[[], None]:
 def cpu_memory(
     spec: Spec, shape: tuple[int, int], settings: Settings
 ) -> dict[str, int | bool]:
-    """Measure the memory of one step in bytes, in a fresh process (`memory.py`).
+    """Measure the memory of one step in bytes, in a fresh process.
 
     Returns:
         `before`: resident set with the model built; `peak`: peak resident set of the

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mmlit.checkpoints.atomic import write_whole
 from mmlit_tools.benchmark.macs import FORMULAS, KINDS
-from mmlit_tools.benchmark.models import LIT_IMG_SIZE
+from mmlit_tools.benchmark.models import LIT_IMG_SIZE, PEERS
 from mmlit_tools.benchmark.steps import IGNORED_SHARE, OBJECTS_PER_IMAGE
 
 MIB = 2**20
@@ -36,7 +36,7 @@ COLUMNS = (
 #: Explanations for the Markdown report.
 METHOD = (
     'Models: lit-* are backbones with bias tables for images of '
-    f"{LIT_IMG_SIZE} px, swin-t, pvt-s and r50 are mmdet's own; all emit four levels "
+    f"{LIT_IMG_SIZE} px, {', '.join(PEERS)} are mmdet's own; all emit four levels "
     'and train all their weights; other names are the whole detectors or segmentors of '
     'configs. Weights and images are random.',
     'Latency: the models take turns (A B A B), wall clock on a CPU, CUDA events on a '

@@ -15,8 +15,8 @@ from mmlit.weights.families import (
     TABLE,
     guess_arch,
     official_key,
-    present_key,
     recognise,
+    rename_0_1_key,
 )
 from mmlit.weights.load import resize_positions
 from mmlit_tools.convert.checks import (
@@ -77,7 +77,7 @@ def convert_to_mmlit(
     Raises:
         ValueError: They are not official, incomplete, or `img_size` has no effect.
     """
-    state = {present_key(key): value for key, value in state.items()}
+    state = {rename_0_1_key(key): value for key, value in state.items()}
     prefix, layout = recognise(state) or ('', None)
     if layout == 'mmlit':
         if img_size is None:
@@ -126,7 +126,7 @@ def convert_to_official(
         ValueError: They are not mmlit's, incomplete, or the authors' code has no place
             for them.
     """
-    state = {present_key(key): value for key, value in state.items()}
+    state = {rename_0_1_key(key): value for key, value in state.items()}
     prefix, layout = recognise(state) or ('', None)
     if layout != 'mmlit':
         to_official(state, 'relative')  # Raises, and names the layout.

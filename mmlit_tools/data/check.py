@@ -14,7 +14,7 @@ from mmlit_tools.data.coco import check_coco
 from mmlit_tools.data.config import check_config
 from mmlit_tools.data.findings import SHOWN, WORKERS, Findings, look_at_all
 from mmlit_tools.data.images import ImageCheck, loading_steps, steps
-from mmlit_tools.data.masks import check_masks
+from mmlit_tools.data.segmentation import check_masks
 
 LOADERS = dict(train_dataloader='training data', val_dataloader='validation data')
 

@@ -1,4 +1,7 @@
-"""Check a COCO dataset of mmdet: the json, then the image files."""
+"""Check a COCO dataset of mmdet: the json, then the image files.
+
+What may be wrong with one annotation (box, mask) is in coco_annotation.py.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import os
 import sys
 from collections import Counter
 
-from mmlit_tools.data.annotation import AnnotationCheck, is_box, is_number
+from mmlit_tools.data.coco_annotation import AnnotationCheck, is_box, is_number
 from mmlit_tools.data.findings import Findings, look_at_all
 from mmlit_tools.data.images import HIDDEN_TURN, RESIZED_AWAY, ImageCheck
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmlit.checkpoints.embedded_config import is_settings, without_programs
+from mmlit.checkpoints.embedded_config import is_settings, remove_config_code
 from support.toy_resuming import build
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -47,13 +47,13 @@ def test_programs_are_left_out(caplog):
     meta = dict(config='import os', cfg='a = 1', epoch=3)
     hub = dict(runtime_info=dict(cfg='import os', lr=1), log_scalars={})
     with caplog.at_level(logging.WARNING):
-        kept = without_programs(dict(meta=meta, message_hub=hub), 'file.pth')
+        kept = remove_config_code(dict(meta=meta, message_hub=hub), 'file.pth')
     assert kept == dict(
         meta=dict(cfg='a = 1', epoch=3),
         message_hub=dict(runtime_info=dict(lr=1), log_scalars={}),
     )
     for nothing in (dict(meta=None), dict(message_hub=dict()), [1], None):
-        assert without_programs(nothing, 'file.pth') == nothing
+        assert remove_config_code(nothing, 'file.pth') == nothing
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_resuming_runs_nothing(tmp_path, monkeypatch, program):
     assert runner.epoch == 1 and not marker.exists()
     # Without the guard it would have: once this fails, there need be none.
     for module in ('engine.checkpoint_hook', 'checkpoints.http_loader'):
-        name = f'mmlit.{module}.without_programs'
+        name = f'mmlit.{module}.remove_config_code'
         monkeypatch.setattr(name, lambda found, _: found)
     with contextlib.suppress(TypeError):  # a config is not made of what open() gives
         runner.resume(str(path))

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from mmlit_doctor import runs
+from mmlit_doctor import check_runs
 from mmlit_doctor.findings import Advice, Fault
 from mmlit_doctor.worker import DiedError, Worker
 from support.attacks import nothing_allowed
@@ -211,17 +211,17 @@ def test_an_mmlit_that_lacks_a_file(tmp_path):
 
 
 def test_checkpoints_that_cannot_be_read(monkeypatch):
-    monkeypatch.delenv(runs.UNSAFE, raising=False)
-    assert "mmengine's can be read" in runs.check_checkpoint()
-    monkeypatch.setenv(runs.UNSAFE, '1')
+    monkeypatch.delenv(check_runs.UNSAFE, raising=False)
+    assert "mmengine's can be read" in check_runs.check_checkpoint()
+    monkeypatch.setenv(check_runs.UNSAFE, '1')
     with pytest.raises(Advice, match='may run any code') as advice:
-        runs.check_checkpoint()
-    assert advice.value.mend == f'unset {runs.UNSAFE}'
-    monkeypatch.delenv(runs.UNSAFE)
+        check_runs.check_checkpoint()
+    assert advice.value.mend == f'unset {check_runs.UNSAFE}'
+    monkeypatch.delenv(check_runs.UNSAFE)
     # As after an update of torch or mmengine, where another class is in the files.
     with nothing_allowed(), pytest.raises(Fault, match='read .*HistoryBuffer') as fault:
-        runs.check_checkpoint()
-    assert fault.value.mend == runs.checkpoint_command()
+        check_runs.check_checkpoint()
+    assert fault.value.mend == check_runs.checkpoint_command()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from mmlit.engine.checkpoint_hook import INTERRUPTED, STOPPED
+from mmlit.engine.preemption import INTERRUPTED, STOPPED
 from support.comparison import equal
 from support.running_tools import Training, chance, final_metrics, last_checkpoint
 

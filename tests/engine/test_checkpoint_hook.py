@@ -12,7 +12,7 @@ import torch
 
 from mmlit import AtomicCheckpointHook, read_checkpoint
 from mmlit.checkpoints.atomic import WholeFileBackend
-from mmlit.engine.checkpoint_hook import INTERRUPTED
+from mmlit.engine.preemption import INTERRUPTED
 from mmlit.errors import CheckpointWriteError
 from support import toy_resuming
 from support.attacks import nothing_allowed

@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from torch.utils.data import Dataset, get_worker_info
 
 from mmlit import read_checkpoint
-from mmlit.engine.checkpoint_hook import STOPPED
+from mmlit.engine.preemption import STOPPED
 from support.comparison import equal
 from support.this_stack import only_on
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmlit_tools.data.masks import trained_ids
+from mmlit_tools.data.segmentation import trained_ids
 from support.tiny_data import (
     CLASSES,
     check,

@@ -1,6 +1,6 @@
 """Run what a training runs: an operator, a LIT, a checkpoint.
 
-Everything is imported inside of the functions (see imports.py).
+Everything is imported inside of the functions (see check_imports.py).
 """
 
 import os
@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import List
 
-from .cuda import cuda_command
+from .check_cuda import cuda_command
 from .findings import Advice, Fault, first_line
 from .install import (
     TESTED,

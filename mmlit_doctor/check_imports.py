@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 from typing import List
 
+from .check_installed import opencv_command
 from .findings import Advice, Fault, first_line
 from .install import (
     ONEDL,
@@ -20,7 +21,6 @@ from .install import (
     reinstall_command,
     version_of,
 )
-from .installed import opencv_command
 
 # mmseg imports these but declares them in an extra only.
 UNDECLARED = {'mmdet': (), 'mmseg': ('ftfy', 'regex')}
