@@ -88,12 +88,13 @@ def test_a_second_run_does_nothing(checkout):
     ('step', 'number'), [*zip(STEPS[:3], [2, 9, 2]), *zip(STEPS[3:], [9, 2, 9])]
 )
 def test_an_interrupted_run_goes_on_where_it_stopped(checkout, step, number):
-    checkout.stop_at(
-        step, 'touch ROOT/here; sleep 60'.replace('ROOT', f'{checkout.root}')
-    )
+    here = checkout.root / 'here'
+    # One process: a shell that gets SIGINT between two commands may begin the second.
+    code = f'import time; open("{here}", "w").close(); time.sleep(60)'
+    checkout.stop_at(step, f"exec {sys.executable} -S -c '{code}'")
     (checkout.root / 'done').touch()
     child = checkout.start()
-    while not (checkout.root / 'here').exists():
+    while not here.exists():
         assert child.poll() is None and not time.sleep(0.02)
     os.killpg(child.pid, number)
     child.communicate(timeout=30)
