@@ -22,16 +22,6 @@ def refusal(launcher):
     return str(refused.value)
 
 
-@pytest.fixture
-def rank_3(monkeypatch):
-    """Set the environment of the last of four processes, as torchrun does."""
-    for name, value in (('RANK', 3), ('WORLD_SIZE', 4), ('LOCAL_RANK', 3)):
-        monkeypatch.setenv(name, str(value))
-
-
-# --- messages ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ('launcher', 'starter', 'lacks'),
     [
@@ -49,7 +39,10 @@ def test_nobody_started_this_process(monkeypatch, launcher, starter, lacks):
     assert starter in message and lacks in message
 
 
-def test_more_processes_than_gpus(monkeypatch, rank_3):
+def test_more_processes_than_gpus_and_no_address(monkeypatch):
+    # The environment of the last of four processes, as torchrun sets it.
+    for name, value in (('RANK', 3), ('WORLD_SIZE', 4), ('LOCAL_RANK', 3)):
+        monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(distributed, 'get_device', lambda: 'cuda')
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 3)
     message = refusal('pytorch')
@@ -60,22 +53,10 @@ def test_more_processes_than_gpus(monkeypatch, rank_3):
     distributed.start_processes(config)
     assert config.get('model_wrapper_cfg') is None
     assert not torch.distributed.is_initialized()
-
-
-def test_no_address(monkeypatch, rank_3):
     monkeypatch.setattr(distributed, 'get_device', lambda: 'cpu')
     monkeypatch.delenv('MASTER_ADDR', raising=False)
     message = refusal('pytorch')
     assert 'MASTER_ADDR' in message and '127.0.0.1' in message
-
-
-def test_an_unknown_wrapper():
-    config = Config(dict(model_wrapper_cfg=dict(type='MyWrapper')))
-    with pytest.raises(UserError, match="model_wrapper_cfg.type='MyWrapper'"):
-        distributed._wrap_without_devices(config)
-
-
-# --- the config -------------------------------------------------------------------
 
 
 DDP = dict(type='MMDistributedDataParallel', device_ids=None)
@@ -88,10 +69,7 @@ FSDP = dict(type='MMFullyShardedDataParallel')
     [
         ({}, DEFAULT),  # mmengine's own
         (dict(find_unused_parameters=True), dict(DEFAULT, find_unused_parameters=True)),
-        (
-            dict(model_wrapper_cfg=dict(static_graph=True)),
-            dict(DDP, static_graph=True),
-        ),
+        (dict(model_wrapper_cfg=dict(static_graph=1)), dict(DDP, static_graph=1)),
         (dict(model_wrapper_cfg=FSDP), FSDP),
     ],
 )
@@ -99,6 +77,9 @@ def test_the_wrapper_gets_no_device(theirs, expected):
     config = Config(theirs)
     distributed._wrap_without_devices(config)
     assert config.model_wrapper_cfg == expected
+    config = Config(dict(model_wrapper_cfg=dict(type='MyWrapper')))
+    with pytest.raises(UserError, match="model_wrapper_cfg.type='MyWrapper'"):
+        distributed._wrap_without_devices(config)
 
 
 def test_the_place_that_mpirun_gives(monkeypatch):
@@ -106,8 +87,6 @@ def test_the_place_that_mpirun_gives(monkeypatch):
         monkeypatch.setenv(f'OMPI_COMM_WORLD_{name}', str(value))
     assert distributed.find_place('mpi') == (5, 8, 1)
 
-
-# --- in two processes -------------------------------------------------------------
 
 PROGRAM = """
 import sys
@@ -148,22 +127,16 @@ def test_without_a_gpu(tmp_path):
     scontrol.parent.mkdir()
     scontrol.write_text('#!/bin/sh\necho localhost\necho other\n')
     scontrol.chmod(0o755)
-    environment = dict(
-        os.environ,
-        PATH=f'{scontrol.parent}{os.pathsep}{os.environ["PATH"]}',
-        SLURM_NODELIST='localhost,other',
-        SLURM_NTASKS='2',
-        MASTER_PORT=str(free_port()),
-        OMP_NUM_THREADS='1',
-    )
+    path = f'{scontrol.parent}{os.pathsep}{os.environ["PATH"]}'
+    slurm = dict(SLURM_NODELIST='localhost,other', SLURM_NTASKS='2', PATH=path)
+    port = dict(MASTER_PORT=str(free_port()), OMP_NUM_THREADS='1')
+    environment = {**os.environ, **slurm, **port}
     environment.pop('MASTER_ADDR', None)
     running = [
         subprocess.Popen(
             [sys.executable, '-c', PROGRAM, 'slurm', rank, *work_dirs],
             env=dict(environment, SLURM_PROCID=rank, SLURM_LOCALID=rank),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            **dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True),
         )
         for rank in '01'
     ]
@@ -176,11 +149,8 @@ def test_without_a_gpu(tmp_path):
         assert 'Traceback' not in error
 
 
-# --- the launch scripts pass on every argument --------------------------------------
-
-
 def launch(tmp_path, script, *arguments, **variables):
-    """Return what a script would run, as a list of words."""
+    """Return what a script of tools/ would run, as a list of words."""
     fake = tmp_path / 'bin'
     fake.mkdir()
     for name in ('python', 'srun'):
@@ -189,52 +159,52 @@ def launch(tmp_path, script, *arguments, **variables):
     variables['PATH'] = f'{fake}{os.pathsep}{os.environ["PATH"]}'
     result = subprocess.run(
         ['bash', str(TOOLS / script), *arguments],
-        cwd=tmp_path,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
+        **dict(cwd=tmp_path, env={**os.environ, **variables}),
+        **dict(capture_output=True, text=True),
     )
     lines = result.stdout.splitlines()
     return result, [Path(lines[0]).name, *lines[1:]] if lines else []
 
 
 OPTIONS = ('--cfg-options', 'a.b="[1, 2]"', 'c=*')
-
-
-def test_dist_train(tmp_path):
-    arguments = ('my config.py', '2', *OPTIONS)
-    _, command = launch(tmp_path, 'dist_train.sh', *arguments, PORT='1', NNODES='3')
-    assert command[:3] == ['python', '-m', 'torch.distributed.run']
-    assert {'--nnodes=3', '--node_rank=0', '--nproc_per_node=2'} < set(command)
-    assert {'--master_addr=127.0.0.1', '--master_port=1'} < set(command)
-    tail = [str(TOOLS / 'train.py'), 'my config.py', '--launcher', 'pytorch', *OPTIONS]
-    assert command[-len(tail) :] == tail
-
-
-def test_dist_test(tmp_path):
-    arguments = ('my config.py', 'my file.pth', '2', *OPTIONS)
-    _, command = launch(tmp_path, 'dist_test.sh', *arguments)
-    assert {'--nproc_per_node=2', '--nnodes=1', '--master_port=29500'} < set(command)
-    tail = ['my config.py', 'my file.pth', '--launcher', 'pytorch', *OPTIONS]
-    assert command[-len(tail) - 1 :] == [str(TOOLS / 'test.py'), *tail]
+TORCHRUN = ['python', '-m', 'torch.distributed.run']
+SRUN = ['srun', '-p', 'part', '--job-name=a job']
+SLURM = dict(GPUS='4', GPUS_PER_NODE='2', SRUN_ARGS='--mem=1G --quiet')
+TO_SRUN = '--gres=gpu:2 --ntasks=4 --mem=1G --quiet'
+TRAINS, TESTS = ('train.py', 'a config.py'), ('test.py', 'a config.py', 'a file.pth')
 
 
 @pytest.mark.parametrize(
-    ('script', 'third', 'tail'),
+    ('script', 'arguments', 'variables', 'head', 'among', 'tail'),
     [
-        ('slurm_train.sh', 'my dir', ['--work-dir=my dir']),
-        ('slurm_test.sh', 'my file.pth', ['my file.pth']),
+        (
+            *('dist_train.sh', ['a config.py', '2'], dict(PORT='1', NNODES='3')),
+            *(TORCHRUN, '--nnodes=3 --node_rank=0 --nproc_per_node=2 --master_port=1'),
+            [*TRAINS, '--launcher', 'pytorch'],
+        ),
+        (
+            *('dist_test.sh', [*TESTS[1:], '2'], {}, TORCHRUN),
+            '--nproc_per_node=2 --nnodes=1 --master_port=29500 --master_addr=127.0.0.1',
+            [*TESTS, '--launcher', 'pytorch'],
+        ),
+        (
+            *('slurm_train.sh', ['part', 'a job', 'a config.py', 'a dir'], SLURM),
+            *(SRUN, TO_SRUN, [*TRAINS, '--work-dir=a dir', '--launcher=slurm']),
+        ),
+        (
+            *('slurm_test.sh', ['part', 'a job', *TESTS[1:]], SLURM),
+            *(SRUN, TO_SRUN, [*TESTS, '--launcher=slurm']),
+        ),
     ],
 )
-def test_slurm(tmp_path, script, third, tail):
-    arguments = ('part', 'a job', 'my config.py', third, *OPTIONS)
-    environment = dict(GPUS='4', GPUS_PER_NODE='2', SRUN_ARGS='--mem=1G --quiet')
-    _, command = launch(tmp_path, script, *arguments, **environment)
-    assert command[:4] == ['srun', '-p', 'part', '--job-name=a job']
-    assert {'--gres=gpu:2', '--ntasks=4', '--mem=1G', '--quiet'} < set(command)
-    called = str(TOOLS / script.replace('slurm_', '').replace('.sh', '.py'))
-    rest = [called, 'my config.py', *tail, '--launcher=slurm', *OPTIONS]
-    assert command[-len(rest) - 2 :] == ['python', '-u', *rest]
+def test_scripts_pass_on_every_argument(
+    tmp_path, script, arguments, variables, head, among, tail
+):
+    _, command = launch(tmp_path, script, *arguments, *OPTIONS, **variables)
+    assert command[: len(head)] == head and set(among.split()) < set(command)
+    tail = [str(TOOLS / tail[0]), *tail[1:], *OPTIONS]
+    tail = ['python', '-u', *tail] if head == SRUN else tail
+    assert command[-len(tail) :] == tail
 
 
 @pytest.mark.parametrize('script', [p.name for p in sorted(TOOLS.glob('*.sh'))])
