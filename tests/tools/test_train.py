@@ -59,7 +59,6 @@ def run(built):
         ('--auto-scale-lr', 'base_batch_size'),
         ('--cfg-options shapes.out=s shapes.size=1', 'size must be'),
         ('--check-data --launcher pytorch', 'tools/check_data.py CONFIG'),
-        ('--check-val --launcher pytorch', 'tools/check_data.py CONFIG'),
     ],
 )
 def test_refusals(built, options, said):
@@ -68,43 +67,40 @@ def test_refusals(built, options, said):
     assert built == []
 
 
-def test_defaults(run):
+def test_the_config_of_a_run(run):
     config = run()
     assert config.work_dir == os.path.join('work_dirs', 'config')
-    assert config.launcher == 'none'
-    assert config.get('resume') is None
+    assert (config.launcher, config.get('resume')) == ('none', None)
     assert config.optim_wrapper.type == 'OptimWrapper'
-
-
-def test_work_dir_comes_from_the_command_line_then_the_config(run):
+    # The folder comes from the command line, then the config.
     theirs = ('--cfg-options', 'work_dir=theirs')
     assert run(*theirs).work_dir == 'theirs'
     assert run(*theirs, '--work-dir', 'mine').work_dir == 'mine'
-
-
-def test_an_address_is_not_looked_for(run):
+    # An address is not looked for.
     address = 'https://example.org/a.pth'
     assert run('--cfg-options', f'load_from={address}').load_from == address
+    config = run('--auto-scale-lr', '--cfg-options', 'auto_scale_lr.base_batch_size=16')
+    assert config.auto_scale_lr == dict(base_batch_size=16, enable=True)
 
 
 def test_resume(run, capsys):
     Path('pretrained.pth').touch()
-    load = ('--cfg-options', 'load_from=pretrained.pth')
+
+    def resumed(*options):
+        config = run(*options, '--cfg-options', 'load_from=pretrained.pth')
+        return config.get('resume'), config.load_from
+
     # Nothing there yet: mmengine would train from scratch, without load_from.
-    config = run('--resume', *load)
-    assert (config.get('resume'), config.load_from) == (None, 'pretrained.pth')
+    assert resumed('--resume') == (None, 'pretrained.pth')
     assert 'No checkpoint to resume in work_dirs/config' in capsys.readouterr().out
     Path('work_dirs/config').mkdir(parents=True)
     last = 'work_dirs/config/epoch_1.pth'
     torch.save({'state_dict': {}}, last)
     Path('work_dirs/config/last_checkpoint').write_text(last)
-    config = run('--resume', *load)
-    assert (config.resume, config.load_from) == (True, last)
+    assert resumed('--resume') == (True, last)
     Path('a.pth').touch()
-    config = run('--resume', 'a.pth', *load)
-    assert (config.resume, config.load_from) == (True, 'a.pth')
-    config = run(*load)
-    assert (config.get('resume'), config.load_from) == (None, 'pretrained.pth')
+    assert resumed('--resume', 'a.pth') == (True, 'a.pth')
+    assert resumed() == (None, 'pretrained.pth')
 
 
 def test_amp(run, monkeypatch):
@@ -130,11 +126,6 @@ def test_amp_on_the_cpu(run, monkeypatch, capsys, asked):
     assert 'bfloat16' in capsys.readouterr().out
 
 
-def test_auto_scale_lr(run):
-    config = run('--auto-scale-lr', '--cfg-options', 'auto_scale_lr.base_batch_size=16')
-    assert config.auto_scale_lr == dict(base_batch_size=16, enable=True)
-
-
 @pytest.mark.parametrize('spelling', ['--local_rank', '--local-rank'])
 def test_launcher_and_local_rank(run, monkeypatch, spelling):
     monkeypatch.delenv('LOCAL_RANK')
@@ -146,16 +137,14 @@ def test_check_val_loads_the_validation_samples(built, monkeypatch):
     monkeypatch.setitem(DATASETS.module_dict, 'BaseDataset', BaseDataset)
     list_of_one = json.dumps(dict(metainfo={}, data_list=[dict(img_path='a.jpg')]))
     Path('list.json').write_text(list_of_one)
-    with open('config.py', 'a') as config:
-        config.write(
-            """
-data = dict(
-    type='BaseDataset', ann_file='list.json', data_prefix=dict(img_path='images'),
-    pipeline=[dict(type='LoadImageFromFile')])
-val_dataloader = dict(dataset=data)
-train_dataloader = dict(dataset=dict(data, ann_file='none.json'))
-"""
-        )
+    data = dict(type='BaseDataset', ann_file='list.json')
+    data.update(data_prefix=dict(img_path='images'))
+    data.update(pipeline=[dict(type='LoadImageFromFile')])
+    train_data = dict(data, ann_file='none.json')
+    Path('config.py').write_text(
+        f'{CONFIG}\nval_dataloader = dict(dataset={data})\n'
+        f'train_dataloader = dict(dataset={train_data})\n'
+    )
     assert 'errors in the data' in stopped(train.main, 'config.py', '--check-val')
     assert built == []
     Path('images').mkdir()
