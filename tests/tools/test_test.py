@@ -50,7 +50,7 @@ def run(monkeypatch, tmp_path):
         ('a.pth --out a.json', 'got a.json'),
         (
             'a.pth --show-dir d --cfg-options default_hooks.visualization=None',
-            '_hooks.v',
+            'default_hooks.visualization',
         ),
     ],
 )
