@@ -31,9 +31,7 @@ def lit_path(method, letter='s'):
 
 
 def make_step(text, shape=(64, 96), mode='forward', batch=1, with_cp=False):
-    settings = models.Settings(
-        mode, batch, 'float32', 'cpu', threads=1, with_cp=with_cp
-    )
+    settings = models.Settings(mode, batch, 'float32', 'cpu', 1, with_cp)
     spec = models.parse_model(str(text))
     model = models.build_model(spec, settings)
     return Step(model, spec.scope, shape, settings)
@@ -149,19 +147,18 @@ def test_a_segmentor_gives_logits_of_the_image_and_is_counted(name):
 
 
 def test_training_reaches_all_parts(tmp_path):
-    path = write_micro(tmp_path / 'micro.py', *UPERNET)
-    step = make_step(path, (64, 64), mode='train', batch=2)
-    loss = step.forward()
-    loss.backward()
-    assert loss.isfinite()
-    assert all(p.grad.abs().sum() > 0 for p in step.model.parameters())
-    path = write_micro(tmp_path / 'micro.py', *MASK_RCNN)
-    step = make_step(path, (64, 64), mode='train')
-    loss = step.forward()
-    loss.backward()
-    assert loss.isfinite()
-    head = step.model.roi_head
-    for module in (step.model.backbone, head.bbox_head, head.mask_head):
+    trained = []
+    for base, batch in ((UPERNET, 2), (MASK_RCNN, 1)):
+        path = write_micro(tmp_path / 'micro.py', *base)
+        step = make_step(path, (64, 64), mode='train', batch=batch)
+        loss = step.forward()
+        loss.backward()
+        assert loss.isfinite()
+        trained.append(step.model)
+    segmentor, detector = trained
+    assert all(p.grad.abs().sum() > 0 for p in segmentor.parameters())
+    head = detector.roi_head
+    for module in (detector.backbone, head.bbox_head, head.mask_head):
         grads = [p.grad for p in module.parameters() if p.grad is not None]
         assert sum(grad.abs().sum() for grad in grads) > 0
 

@@ -1,16 +1,19 @@
-"""Checks of a config's data: wrappers, unknown types, heads, and the command."""
+"""A config's data: wrappers, unknown types, heads, the command; its pictures."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.config import Config
+from PIL import Image
 
 from mmlit.errors import UserError
 from mmlit_tools import train
 from mmlit_tools.configs import import_scope
 from mmlit_tools.data import command
 from mmlit_tools.data.check import check_data
+from mmlit_tools.data.draw import main as draw_command
 from support.tiny_data import (
     CLASSES,
     check,
@@ -247,3 +250,45 @@ def test_training_stops_before_the_runner(tmp_path, monkeypatch, capsys):
     assert 'error: image does not exist' in output and '2.jpg' in output
     # The Runner would have made it.
     assert not (tmp_path / 'work_dirs').exists()
+
+
+def draw(config, folder, number, step=None, **visualizer):
+    if step:
+        config.train_dataloader.dataset.pipeline.append(dict(type=step))
+        config.visualizer = visualizer
+    path = folder.parent / 'config.py'
+    path.parent.mkdir(exist_ok=True)
+    config.dump(path)
+    draw_command([str(path), str(folder), '--number', str(number)])
+    paths = sorted(folder.iterdir())
+    return [path.name for path in paths], np.asarray(Image.open(paths[0])).astype(int)
+
+
+def test_boxes_and_outlines_are_drawn(tmp_path, capsys):
+    write_coco(tmp_path)
+    step = dict(step='PackDetInputs', type='DetLocalVisualizer')
+    names, picture = draw(coco_config(tmp_path), tmp_path / 'out', number=2, **step)
+    assert names == ['0001_1.png', '0002_2.png']
+    assert f'2 pictures are in {tmp_path / "out"}' in capsys.readouterr().out
+    # The image is all of one grey; its objects lie in the upper left.
+    assert picture.shape == (48, 64, 3)
+    assert picture[:20, :30].std() > 10 * picture[30:, 40:].std()
+
+
+def test_masks_are_drawn(tmp_path):
+    write_masks(tmp_path, ids=[1] * 32 + [0] * 32)
+    config = masks_config(tmp_path)
+    palette = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    config.train_dataloader.dataset.metainfo.palette = palette
+    step = dict(step='PackSegInputs', type='SegLocalVisualizer', alpha=0.5)
+    names, picture = draw(config, tmp_path / 'new' / 'out', number=9, **step)
+    assert names == ['0001_a.png', '0002_b.png']
+    red, green, blue = picture[5, 5]  # far from the name of the class
+    assert red > 100 > 20 > max(green, blue)
+    assert picture[5, 60].max() < 20
+
+
+def test_nothing_to_draw(tmp_path):
+    with pytest.raises(SystemExit, match='no visualizer to draw with'):
+        draw(coco_config(tmp_path), tmp_path / 'out', number=1)
+    assert not (tmp_path / 'out').exists()

@@ -15,14 +15,7 @@ from support.bad_files import (
     write_files,
     write_pairs,
 )
-from support.tiny_data import (
-    check,
-    coco_config,
-    errors,
-    found,
-    masks_config,
-    only,
-)
+from support.tiny_data import check, coco_config, errors, found, masks_config, only
 
 pytest.importorskip('mmdet', reason='the checks build the datasets of mmdet')
 pytest.importorskip('mmseg', reason='the checks build the datasets of mmseg')

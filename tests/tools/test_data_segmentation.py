@@ -119,12 +119,8 @@ def test_ids_become_what_mmseg_makes_of_them(tmp_path, reduce, choice):
     )
     path = tmp_path / 'all.png'
     Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (2, 1))).save(path)
-    results = dict(
-        seg_map_path=str(path),
-        seg_fields=[],
-        reduce_zero_label=reduce,
-        label_map=dataset.label_map,
-    )
+    results = dict(seg_map_path=str(path), seg_fields=[], reduce_zero_label=reduce)
+    results['label_map'] = dataset.label_map
     expected = LoadAnnotations()(results)['gt_seg_map'][0]
     assert trained_ids(dataset).tolist() == expected.tolist()
     assert len(set(expected.tolist())) > 2

@@ -1,20 +1,23 @@
-"""The main job: its bookkeeping, and which tools it calls when."""
+"""The main job: its bookkeeping, which tools it calls when, and its pictures."""
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from mmengine.config import Config
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
 from mmlit.errors import UserError
 from mmlit_tools.demo import command as demo
-from mmlit_tools.demo import records
-from support.demo_helpers import write_label_maps, write_results
+from mmlit_tools.demo import detection, pictures, records, segmentation
 from support.running_tools import stopped
 
 BOX_AP, MASK_AP = demo.DETECTION.keys.values()
@@ -108,6 +111,32 @@ def test_device_is_a_gpu_only_with_ops_for_it(monkeypatch):
         monkeypatch.setattr(demo.torch.cuda, 'is_available', lambda there=gpu: there)
         sentence, given = demo.choose_device()
         assert words in sentence and given == environment
+
+
+def write_results(shapes, path):
+    """Results in the form of `test.py --out`: the truth, each object found twice, the
+    second time with a low score."""
+    coco = COCO(str(shapes / 'annotations' / 'val.json'))
+    results = []
+    for image_id, image in coco.imgs.items():
+        items = coco.imgToAnns[image_id]
+        x, y, width, height = np.array([item['bbox'] for item in items]).T
+        scores = np.linspace(0.9, 0.6, len(items))
+        masks = [np.asfortranarray(coco.annToMask(item)) for item in items * 2]
+        found = {
+            'bboxes': np.tile(np.stack([x, y, x + width, y + height], 1), (2, 1)),
+            'labels': np.tile([item['category_id'] - 1 for item in items], 2),
+            'scores': np.concatenate([scores, scores - 0.55]),
+            'masks': [coco_mask.encode(mask) for mask in masks],
+        }
+        file = str(shapes / 'val' / image['file_name'])
+        results.append(dict(img_id=image_id, img_path=file, pred_instances=found))
+    path.write_bytes(pickle.dumps(results))
+
+
+def write_label_maps(shapes, folder):
+    """Label maps in the form of `test.py --out`: the truth."""
+    shutil.copytree(shapes / 'masks' / 'val', folder, dirs_exist_ok=True)
 
 
 @pytest.fixture
@@ -290,3 +319,94 @@ def test_a_failing_tool_ends_the_demo_with_its_name(arguments, monkeypatch):
     monkeypatch.setattr(demo.signal, 'signal', lambda *_: None)
     monkeypatch.setattr(demo.sys, 'executable', shutil.which('false'))
     assert 'tools/train.py ended with status 1' in stopped(demo.main, *arguments)
+
+
+def test_truth_and_certain_predictions_are_read(shapes, tmp_path):
+    write_results(shapes, tmp_path / 'results.pkl')
+    read = detection.read(shapes, tmp_path / 'results.pkl', 3)
+    assert len(read) == 3
+    for comparison, number in zip(read, (1, 10, 20)):
+        image = cv2.imread(str(shapes / 'val' / f'{number:06d}.jpg'))
+        assert (comparison.image == image[..., ::-1]).all()
+        truth, found = comparison.truth, comparison.found
+        assert len(truth.boxes) > 0
+        for name in ('boxes', 'labels', 'masks'):
+            assert (getattr(truth, name) == getattr(found, name)).all()
+        assert truth.scores is None
+        assert (found.scores >= 0.5).all()
+
+
+def test_label_maps_are_read(shapes, tmp_path):
+    write_label_maps(shapes, tmp_path / 'maps')
+    wrong = tmp_path / 'maps' / '000010.png'
+    cv2.imwrite(str(wrong), np.full((96, 96), 2, np.uint8))
+    read = segmentation.read(shapes, tmp_path / 'maps', 3)
+    assert len(read) == 3
+    for comparison, number in zip(read, (1, 10, 20)):
+        image = cv2.imread(str(shapes / 'val' / f'{number:06d}.jpg'))
+        assert (comparison.image == image[..., ::-1]).all()
+        truth, found = comparison.truth.labels, comparison.found.labels
+        assert set(np.unique(truth)) <= {0, 1, 2, 3} and truth.any()
+        assert (found == (2 if number == 10 else truth)).all()
+    wrong.unlink()
+    with pytest.raises(OSError, match='could not read the image .*000010.png'):
+        segmentation.read(shapes, tmp_path / 'maps', 3)
+
+
+BLACK = np.zeros((80, 80, 3), np.uint8)
+
+
+def near(image, colour, tolerance=12):
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (5, 3, 1)])
+    return (np.abs(image.astype(int) - wanted).max(axis=2) <= tolerance).sum()
+
+
+def test_picture_shows_truth_left_and_prediction_right(tmp_path):
+    mask = np.zeros((1, 80, 80), bool)
+    mask[0, 20:60, 30:70] = True
+    box = np.array([[30, 20, 70, 60]])
+    nothing = detection.Instances(np.zeros((0, 4)), np.zeros(0, int), mask[:0])
+    truth = detection.Instances(box, np.array([1]), mask)
+    found = detection.Instances(box, np.array([2]), mask, np.array([0.75]))
+    pairs = [pictures.Comparison(BLACK, truth, found)] * 2
+    pairs.append(pictures.Comparison(BLACK, nothing, nothing))
+    path = tmp_path / 'new' / 'predictions.png'
+    pictures.draw_comparisons(pairs, 'a title', path)
+    drawn = cv2.imread(str(path))
+    assert drawn.shape == (round((2 * 3.25 + 0.9) * 110), 13 * 110, 3)
+    upper, lower = np.array_split(drawn, 2)
+    square, triangle = pictures.COLOURS[1:3]
+    for index, column in enumerate(np.array_split(upper, 4, axis=1)):
+        left = index % 2 == 0
+        assert (near(column, square) > 300) == left
+        assert (near(column, triangle) > 300) == (not left)
+    assert near(lower, square) == near(lower, triangle) == 0
+
+
+def test_curves_are_drawn_with_much_little_and_no_history(tmp_path):
+    losses = [(i / 10, 2 - i / 100) for i in range(1, 100)]
+    aps = [(e, e / 20) for e in range(1, 10)]
+    little = records.History([(0.5, 2.0)], {'one': [(1, 0.0)], 'other': [(1, 0.1)]})
+    much = records.History(losses, {'one': aps, 'other': aps})
+    inks = []
+    for history in (records.History(), little, much):
+        path = tmp_path / f'{len(inks)}.png'
+        pictures.draw_history(history, 'an axis', 0.4, 'a title', path)
+        drawn = cv2.imread(str(path))
+        assert drawn.shape == (495, 1320, 3)
+        inks.append(near(drawn, pictures.COLOURS[5]) + near(drawn, pictures.COLOURS[6]))
+    assert inks[0] < inks[1] < inks[2]
+
+
+def test_label_maps_are_drawn_but_for_the_background(tmp_path):
+    truth, found = np.zeros((2, 80, 80), int)
+    truth[20:60, 30:70], found[20:60, 30:70] = 2, 3
+    pair = pictures.Comparison(BLACK, *map(segmentation.LabelMap, (truth, found)))
+    pictures.draw_comparisons([pair], 'a title', tmp_path / 'drawn.png')
+    drawn = cv2.imread(str(tmp_path / 'drawn.png'))
+    left, right, *_ = np.array_split(drawn, 4, axis=1)
+    triangle, ring = pictures.COLOURS[1:3]
+    assert near(left, triangle) > 300 and near(left, ring) == 0
+    assert near(right, ring) > 300 and near(right, triangle) == 0
+    # Tinted inside, black outside: the background has no colour of its own.
+    assert near(left, '#000000', tolerance=2) > 0.3 * left.shape[0] * left.shape[1]
