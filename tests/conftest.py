@@ -60,6 +60,16 @@ def scope_of_its_own():
         yield
 
 
+@pytest.fixture(autouse=True)
+def signals_of_its_own():
+    """A handler of a command or of a training ends with the test."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    before = [signal.getsignal(number) for number in signals]
+    yield
+    for number, handler in zip(signals, before):
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope='session')
 def data_root() -> Path:
     """The folder of real images: coco_tiny/ and ade_layout/."""
