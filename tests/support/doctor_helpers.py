@@ -93,7 +93,7 @@ COMMON = {
     **distribution('opencv-python-headless', '5.0'),
     **package('torch', '2.13.0+cpu', TORCH),
     **distribution('torch', '2.13.0+cpu'),
-    'torch/check_cuda.py': NO_GPU,
+    'torch/cuda.py': NO_GPU,
     'torch/version.py': "__version__ = '2.13.0+cpu'\ncuda = None\n",
     **dict.fromkeys(['ftfy.py', 'regex.py', 'onnxruntime.py', 'tensorboard.py'], ''),
     'pkg_resources/__init__.py': '',
@@ -150,7 +150,7 @@ FAULTS = {
         'torch', 'OSError: libtorch.so: not found)',
         'pip install --force-reinstall --no-deps torch==2.13.0'),
     'a driver older than torch': (
-        {'torch/version.py': CUDA_TORCH, 'torch/check_cuda.py': TOO_OLD}, [], 'devices',
+        {'torch/version.py': CUDA_TORCH, 'torch/cuda.py': TOO_OLD}, [], 'devices',
         'driver is too old', 'pip uninstall -y torch && pip install torch '
         '--index-url https://download.pytorch.org/whl/cu126'),
     'a torch compiled for numpy 1': ({'torch/__init__.py': TORCH + NO_NUMPY}, [],
@@ -169,9 +169,9 @@ FAULTS = {
         [], 'mmcv-ops', 'so: undefined', MMCV),
     'ops that crash': ({'mmcv/_ext.py': SEGFAULT}, [], 'mmcv-ops', 'SIGSEGV', MMCV),
     'ops for the CPU, torch with a GPU': (
-        {'torch/version.py': CUDA_TORCH, 'torch/check_cuda.py': GPU}, [], 'mmcv-cuda',
+        {'torch/version.py': CUDA_TORCH, 'torch/cuda.py': GPU}, [], 'mmcv-cuda',
         'for the CPU only', CUDA_MMCV),
-    'ops of another CUDA': ({'torch/version.py': CUDA_TORCH, 'torch/check_cuda.py': GPU,
+    'ops of another CUDA': ({'torch/version.py': CUDA_TORCH, 'torch/cuda.py': GPU,
         'mmcv/ops.py': OPS % '12.1'}, [], 'mmcv-cuda',
         'ops are of CUDA 12.1, torch is of CUDA 13.0', CUDA_MMCV),
     'an mmcv that mmdet and mmseg refuse': (
