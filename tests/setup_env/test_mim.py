@@ -2,15 +2,10 @@
 
 import json
 import os
-import shutil
 import subprocess
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
 
 from support import dists
 from support.this_stack import only_on
@@ -57,49 +52,6 @@ def test_search(site, tmp_path):
     # Of the collection, by way of mim.
     assert found['epochs'][RETINANET] == 12
     assert len(found['config']) == 20
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """A web server of files that does not talk."""
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def releases(tmp_path):
-    """The address of a folder that stands in for the authors' releases."""
-    folder = tmp_path / 'releases'
-    folder.mkdir()
-    (folder / 'retina_lit_ti.pth').write_bytes(bytes(range(256)) * 1000)
-    handler = partial(Quiet, directory=str(folder))
-    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f'http://127.0.0.1:{server.server_port}'
-        server.shutdown()
-
-
-def test_download(site, tmp_path, releases):
-    other = tmp_path / 'site'
-    shutil.copytree(site, other)
-    metafile = other / 'mmlit/.mim/configs/detection/metafile.yml'
-    text = metafile.read_text()
-    official = 'https://github.com/ziplab/LIT/releases/download/v2.0'
-    assert official in text
-    metafile.write_text(text.replace(official, releases))
-
-    mim(
-        *('download', 'mmlit', '--config', RETINANET, '--dest', 'here'),
-        site=other, cwd=tmp_path,
-    )  # fmt: skip
-    here = tmp_path / 'here'
-    sent = tmp_path / 'releases' / 'retina_lit_ti.pth'
-    assert (here / 'retina_lit_ti.pth').read_bytes() == sent.read_bytes()
-    # The config is whole: nothing of mmlit or mmdet is needed to read it.
-    config = here / f'{RETINANET}.py'
-    assert '_base_ =' not in config.read_text()
-    installed = Config.fromfile(dists.CHECKOUT / f'configs/detection/{RETINANET}.py')
-    assert Config.fromfile(config).model == installed.model
 
 
 def options_for(data):

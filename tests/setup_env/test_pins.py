@@ -62,13 +62,6 @@ def test_every_pin_is_in_one_place():
     assert int(read_pins('build.in')['setuptools'].partition('.')[0]) < 81
 
 
-def test_mim_shares_torch_and_the_stack():
-    pins = read_pins('mim.in')
-    assert not any(name.startswith(('mm', 'opencv', 'numpy', 'torch')) for name in pins)
-    # As an installation of openmim leaves them, and as .venv could not have them.
-    assert pins['setuptools'].startswith('60.') and pins['rich'].startswith('13.')
-
-
 def test_every_pinned_package_has_a_licence():
     page = (CHECKOUT / 'docs' / 'licences.md').read_text(encoding='utf-8')
     rows = re.findall(r'^\| (\S+) \| (\S+) \| ([^|]+) \|$', page, re.M)
