@@ -13,7 +13,7 @@ import torch
 from mmlit_tools.benchmark import bench, command, measure, models
 from mmlit_tools.benchmark.report import fit_line, fit_memory
 from mmlit_tools.models import ModelError
-from support.micro_models import FPN, RETINANET, write_micro
+from support.micro_models import FPN, write_micro
 from support.running_tools import stopped
 from support.this_stack import STACK
 
@@ -120,15 +120,6 @@ def test_reports_agree(mode, tmp_path, capsys, monkeypatch):
     assert pictures == ['latency.png', 'memory.png'] * forward
     for name in pictures:
         assert cv2.imread(str(tmp_path / name)).std() > 10
-
-
-def test_a_detector_among_the_models(tmp_path):
-    path = write_micro(tmp_path / 'retinanet.py', *RETINANET)
-    options = ('--models', f'{path}:eager', '--no-memory', '--sizes', 64)
-    report, _, _ = run(tmp_path, *options)
-    (row,) = report['rows']
-    assert row['model'] == 'retinanet:eager' and row['seconds']
-    assert str(tmp_path) not in json.dumps(report)
 
 
 @pytest.mark.slow

@@ -227,14 +227,6 @@ def test_misspelt_classes(spoil):
     assert ['ring: 2 annotations are not used'] in kinds.values()
     assert ['rnig'] in kinds.values()
 
-    def change(content):
-        content['categories'] += [dict(id=i, name=f'name {i}') for i in range(20, 27)]
-
-    kinds = found(spoil(change, metainfo=dict(classes=('circle', 'triangle', 'rnig'))))
-    (text,) = (text for level, text in kinds if level == 'error')
-    listed = ', '.join(['ring', *(f'name {i}' for i in range(20, 24))])
-    assert text.startswith(f'the json has {listed} and 3 more, which metainfo lacks')
-
 
 def test_nothing_left_by_the_filter_and_no_folder(spoil):
     config = spoil(filter_cfg=dict(filter_empty_gt=True, min_size=49))

@@ -100,13 +100,6 @@ def test_ids_beyond_the_classes(tmp_path):
     assert 'id 3' in example
 
 
-def test_another_ignored_id(tmp_path):
-    write_masks(tmp_path, ids=(0, 1, 2, 7))
-    only(masks_config(tmp_path, reduce_zero_label=False), 'error', BEYOND)
-    config = masks_config(tmp_path, reduce_zero_label=False, ignore_index=7)
-    assert found(config) == {}
-
-
 @pytest.mark.parametrize('reduce', [False, True])
 @pytest.mark.parametrize('choice', [None, ['sky', 'wall']])
 def test_ids_become_what_mmseg_makes_of_them(tmp_path, reduce, choice):

@@ -80,15 +80,6 @@ def test_plan_starts_resumes_and_ends(tmp_path):
     assert records.plan_training(tmp_path, 'same', 3) == ('start', None)
 
 
-def test_fingerprint_follows_the_config_not_the_place():
-    def of(root, lr, epochs=2):
-        config = Config({'data_root': f'{root}/data', 'lr': lr})
-        return records.fingerprint(config, epochs, Path(root))
-
-    assert of('/a', 1) == of('/b/c', 1)
-    assert len({of('/a', 1), of('/a', 2), of('/a', 1, epochs=3)}) == 3
-
-
 def test_only_the_demo_s_own_folder_is_emptied(tmp_path):
     (tmp_path / 'thesis.txt').touch()
     with pytest.raises(UserError, match='the demo did not write'):
@@ -381,21 +372,6 @@ def test_picture_shows_truth_left_and_prediction_right(tmp_path):
         assert (near(column, square) > 300) == left
         assert (near(column, triangle) > 300) == (not left)
     assert near(lower, square) == near(lower, triangle) == 0
-
-
-def test_curves_are_drawn_with_much_little_and_no_history(tmp_path):
-    losses = [(i / 10, 2 - i / 100) for i in range(1, 100)]
-    aps = [(e, e / 20) for e in range(1, 10)]
-    little = records.History([(0.5, 2.0)], {'one': [(1, 0.0)], 'other': [(1, 0.1)]})
-    much = records.History(losses, {'one': aps, 'other': aps})
-    inks = []
-    for history in (records.History(), little, much):
-        path = tmp_path / f'{len(inks)}.png'
-        pictures.draw_history(history, 'an axis', 0.4, 'a title', path)
-        drawn = cv2.imread(str(path))
-        assert drawn.shape == (495, 1320, 3)
-        inks.append(near(drawn, pictures.COLOURS[5]) + near(drawn, pictures.COLOURS[6]))
-    assert inks[0] < inks[1] < inks[2]
 
 
 def test_label_maps_are_drawn_but_for_the_background(tmp_path):

@@ -1,14 +1,10 @@
 """The page of visualize.py in a real browser: clicks, keys, and its arithmetic."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
-from mmlit.archs import ARCHS
-from mmlit.visualization.probe import AttentionRecord, probe
-from mmlit_tools.visualize.command import PAGE_MB
+from mmlit.visualization.probe import probe
 from mmlit_tools.visualize.page import choose_blocks, describe, write_page
 from support.looking_helpers import (
     SCALE,
@@ -147,21 +143,6 @@ def test_the_page_computes_what_the_network_does(browser, seen):
             np.testing.assert_allclose(places, expected[1, 2] / SCALE, atol=0.02)
         lengths = [point['length'] for point in found]
         np.testing.assert_allclose(lengths, merging.displacements()[1, 2], atol=0.01)
-
-
-@pytest.mark.parametrize('arch', ARCHS.values(), ids=ARCHS)
-def test_the_last_block_of_each_stage_fits_at_the_usual_size(arch):
-    """1333x800, as the configs test."""
-    attended = []
-    for stage, grid in ((2, (50, 84)), (3, (25, 42))):
-        bias = None if arch.pos_embed == 'absolute' else 'a table'
-        attn = SimpleNamespace(num_heads=arch.num_heads[stage], position_bias=bias)
-        tokens = torch.empty(*grid, arch.embed_dims[stage], device='meta')
-        blocks = range(arch.depths[stage])
-        attended += [AttentionRecord(stage, b, attn, tokens) for b in blocks]
-    held = choose_blocks(attended, PAGE_MB * 1e6 - 1e6)  # A picture and the offsets.
-    kept = {(one.stage, one.block) for one, fits in zip(attended, held) if fits}
-    assert {(stage, arch.depths[stage] - 1) for stage in (2, 3)} <= kept
 
 
 def test_what_does_not_fit_is_left_out_and_said(seen, tmp_path):
