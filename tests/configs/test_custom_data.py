@@ -18,34 +18,30 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
+from support import config_helpers
 from support.archs import RELATIVE
-from support.config_helpers import (
-    ROOT,
-    add_up,
-    blocks,
-    build,
-    build_without_data,
-    commands,
-    drop_outlines,
-    make_checkpoint,
-    make_workplace,
-    recipe,
-    replace,
-    section,
-    settings,
-    shrink,
-)
+from support.config_helpers import blocks, commands, make_workplace, recipe
+
+from support.config_helpers import section, settings  # isort: skip
 from support.running_tools import metrics
 
 pytest.importorskip('mmdet', reason='a recipe is for mmdet')
 pytest.importorskip('mmseg', reason='a recipe is for mmseg')
 RECIPES = ('Detection', 'Segmentation')
 MORE = blocks(section('More that can be set'), 'python')
-LENGTH = dict(
+SMALL = dict(
     # Few proposals: without an accelerator bfloat16 is worked out in software.
-    Detection='train_cfg.max_epochs=1 model.train_cfg.rcnn.sampler.num=16',
+    Detection='train_cfg.max_epochs=1 model.train_cfg.rcnn.sampler.num=16 '
+    'model.test_cfg.rpn.max_per_img=20 model.test_cfg.rcnn.max_per_img=5 '
+    'default_hooks.checkpoint.save_best=None '
+    "train_dataloader.dataset.pipeline.2.scale='(96,96)' "
+    "val_dataloader.dataset.pipeline.1.scale='(96,96)' "
+    "test_dataloader.dataset.pipeline.1.scale='(96,96)'",
     Segmentation='train_cfg.max_iters=2 train_cfg.val_interval=2 '
-    'default_hooks.checkpoint.interval=2',
+    "default_hooks.checkpoint.interval=2 model.data_preprocessor.size='(64,64)' "
+    "train_dataloader.dataset.pipeline.3.crop_size='(64,64)' "
+    "val_dataloader.dataset.pipeline.1.scale='(128,96)' "
+    "test_dataloader.dataset.pipeline.1.scale='(128,96)'",
 )
 CLASS_LAYERS = dict(
     Detection=('bbox_head.fc_cls', 'bbox_head.fc_reg', 'mask_head.conv_logits'),
@@ -57,7 +53,7 @@ CLASS_LAYERS = dict(
 def test_the_steps_add_up_to_the_file(title):
     steps, _, text, _ = recipe(title)
     assert len(steps) == 8
-    assert add_up(steps) == settings(text)
+    assert config_helpers.add_up(steps) == settings(text)
 
 
 # --- the recipe, followed ---------------------------------------------------------
@@ -68,8 +64,8 @@ def test_the_steps_add_up_to_the_file(title):
 def test_the_commands_with_two_iterations(tmp_path, title):
     name = make_workplace(tmp_path, title)
     base = tmp_path / settings(recipe(title)[2])['_base_'].replace('..', '.', 1)
-    start = make_checkpoint(tmp_path / 'base.pth', base)
-    options = ['load_from=base.pth', LENGTH[title]]
+    start = config_helpers.make_checkpoint(tmp_path / 'base.pth', base)
+    options = ['load_from=base.pth', SMALL[title]]
     for split in ('train', 'val', 'test'):
         options += [f'{split}_dataloader.num_workers=0']
         options += [f'{split}_dataloader.persistent_workers=False']
@@ -93,7 +89,7 @@ def test_the_commands_with_two_iterations(tmp_path, title):
 
     # Needs several GPUs: its options are those that train.py took above.
     _, script, config, gpus, *flags = several.split()
-    assert (ROOT / script).is_file() and config == name and gpus == '4'
+    assert (config_helpers.ROOT / script).is_file() and config == name and gpus == '4'
     assert set(flags) <= set(train.split())
 
     follow(test, tmp_path, *options)
@@ -159,13 +155,13 @@ def test_boxes_without_outlines_learn(tmp_path, monkeypatch, number, kind):
 
     name = make_workplace(tmp_path, 'Detection')
     _, _, text, ways = recipe('Detection')
-    text = replace(text, ways[number]).replace('segm_mAP', 'bbox_mAP')
+    text = config_helpers.replace(text, ways[number]).replace('segm_mAP', 'bbox_mAP')
     assert text.count(', with_mask=True') == 2
     (tmp_path / name).write_text(text.replace(', with_mask=True', ''))
-    drop_outlines(tmp_path)
+    config_helpers.drop_outlines(tmp_path)
     monkeypatch.chdir(tmp_path)
-    config = shrink(Config.fromfile(name), RELATIVE)
-    model = build(config)
+    config = config_helpers.shrink(Config.fromfile(name), RELATIVE)
+    model = config_helpers.build(config)
     assert type(model).__name__ == kind and not model.with_mask
     loader = dict(config.train_dataloader, num_workers=0, persistent_workers=False)
     batch = next(iter(Runner.build_dataloader(loader)))
@@ -176,27 +172,22 @@ def test_boxes_without_outlines_learn(tmp_path, monkeypatch, number, kind):
 
 @pytest.mark.parametrize('title', RECIPES)
 def test_more_that_can_be_set(tmp_path, title):
-    layers, statistics = MORE[1:]
-    config = with_more(tmp_path, title, layers + statistics)
-    model = build_without_data(config).train()
+    name = make_workplace(tmp_path, title)
+    config = with_more(tmp_path / name, ''.join(MORE[1:]))
+    model = config_helpers.build_without_data(config).train()
     norms = [m for m in model.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert len(norms) == 3 and not any(norm.training for norm in norms)
     groups = build_optim_wrapper(model, config.optim_wrapper).optimizer.param_groups
     rate = config.optim_wrapper.optimizer.lr
     assert math.isclose(max(group['lr'] for group in groups), rate)
     assert {round(math.log(g['lr'] / rate, 0.9)) for g in groups} >= {0, 1, 2, 3}
-
-
-@pytest.mark.parametrize('title', RECIPES)
-def test_amp_optim_wrapper_is_resolved(tmp_path, title):
-    wrapper = with_more(tmp_path, title, MORE[0]).optim_wrapper
+    wrapper = with_more(tmp_path / name, MORE[0]).optim_wrapper
     assert OPTIM_WRAPPERS.get(wrapper.type).__name__ == 'AmpOptimWrapper'
     assert wrapper.optimizer.type == 'AdamW' and wrapper.loss_scale == 'dynamic'
 
 
-def with_more(folder, title, snippet):
-    """Return the recipe's config with a snippet in a file that inherits it."""
-    name = make_workplace(folder, title)
-    more = folder / 'my_configs' / 'more.py'
-    more.write_text(f'_base_ = {Path(name).name!r}\n{snippet}')
+def with_more(config, snippet):
+    """Return a config with a snippet in a file that inherits it."""
+    more = config.with_name('more.py')
+    more.write_text(f'_base_ = {config.name!r}\n{snippet}')
     return Config.fromfile(more)

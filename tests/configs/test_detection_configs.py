@@ -7,7 +7,6 @@ from support.config_helpers import ARCH_OF, loaders, only
 
 pytest.importorskip('mmdet', reason='the detection configs build on mmdet')
 
-CONFIGS = helpers.CONFIGS / 'detection'
 # The authors' table, in millions of parameters.
 MILLIONS = {'retinanet': {'ti': 30, 's': 39}, 'mask-rcnn': {'ti': 40, 's': 48}}
 COCO = [(method, letter) for method in MILLIONS for letter in ARCH_OF]
@@ -71,10 +70,3 @@ def test_shapes_config():
     assert model.roi_head.bbox_head.num_classes == len(cfg.classes) >= 3
     base = cfg.optim_wrapper.optimizer.lr
     assert helpers.without_decay(model, cfg)[1] == {base, 3 * base}
-
-
-def test_every_config_is_tested_here():
-    named = {f'{m}_lit-{a}_fpn_1x_coco.py' for m, a in COCO}
-    named |= {'swap_backbone_example.py', SHAPES}
-    named |= {'mask-rcnn_lit-b_fpn_fsdp_1x_coco.py'}  # in tests/engine/test_fsdp.py
-    assert {path.name for path in CONFIGS.glob('*.py')} == named

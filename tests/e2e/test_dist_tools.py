@@ -7,31 +7,19 @@ import torch
 
 from mmlit import read_checkpoint
 from mmlit_tools.test import main
-from support.running_tools import (
-    SHAPES,
-    check_continued,
-    finish,
-    free_port,
-    launch,
-    metrics,
-)
+from support.running_tools import check_continued, finish, free_port, launch, metrics
+
+from support.running_tools import write_tiny  # isort: skip
 
 # Five images to evaluate: two processes get three each, one of them twice.
-CONFIG = """
-_base_ = {base!r}
-data_root = {data!r}
-shapes = dict(out=data_root, train=4, val=5, size=64)
-# A detector of a few steps is sure of nothing.
-model = dict(test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=20)))
-train_dataloader = dict(batch_size=1, dataset=dict(data_root=data_root))
-val_dataloader = dict(batch_size=1, dataset=dict(data_root=data_root))
-test_dataloader = val_dataloader
+CHANGES = """
+shapes.update(train=4, val=5)
+train_dataloader.update(batch_size=1)
+default_hooks['checkpoint'].update(max_keep_ckpts=2)
 metric = dict(
-    type='CocoMetric', metric=['bbox', 'segm'], format_only=False,
-    ann_file=data_root + 'annotations/val.json')
+    type='CocoMetric', metric=['bbox', 'segm'], format_only=False, **val_evaluator)
 val_evaluator = [metric, dict(type='DumpDetResults', out_file_path='training.pkl')]
 test_evaluator = dict(_delete_=True, **metric)
-default_hooks = dict(logger=dict(interval=1))
 """
 
 
@@ -48,11 +36,10 @@ def predictions(path):
 
 
 def test_stop_resume_and_evaluate(tmp_path, monkeypatch):
-    config = tmp_path / 'config.py'
-    config.write_text(CONFIG.format(base=str(SHAPES), data=f'{tmp_path}/data/'))
+    config = write_tiny(tmp_path)
+    config.write_text(config.read_text() + CHANGES)
     # torchrun passes SIGTERM on to its processes and theirs; they save, and it waits.
-    options = ('--cfg-options', 'train_dataloader.num_workers=1')
-    running = launch('dist_train.sh', config, 2, *options, cwd=tmp_path)
+    running = launch('dist_train.sh', config, 2, cwd=tmp_path)
     output = ''
     for line in running.stdout:
         output += line

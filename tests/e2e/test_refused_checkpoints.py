@@ -16,22 +16,21 @@ class Evil:
         return os.mkdir, ('run',)
 
 
-@pytest.mark.parametrize(
-    ('tool', 'arguments'),
-    [
-        ('visualize', 'offsets a.png --config {} --checkpoint evil.pth --out-dir out'),
-        ('export', '{} evil.pth out.onnx --part backbone'),
-        ('infer', 'a.png --config {} --checkpoint evil.pth --out-dir out --device cpu'),
-    ],
-    ids=['visualize', 'export', 'infer'],
-)
-def test_a_refused_checkpoint(tmp_path, monkeypatch, tool, arguments):
+TOOLS = {
+    'visualize': 'offsets a.png --config {} --checkpoint evil.pth --out-dir out',
+    'export': '{} evil.pth out.onnx --part backbone',
+    'infer': 'a.png --config {} --checkpoint evil.pth --out-dir out --device cpu',
+}
+
+
+@pytest.mark.parametrize('tool', TOOLS)
+def test_a_refused_checkpoint(tmp_path, monkeypatch, tool):
     monkeypatch.chdir(tmp_path)
     write_noise(tmp_path / 'a.png')
     torch.save(dict(state_dict=Evil()), 'evil.pth')
     config = CONFIGS / 'detection' / 'retinanet_lit-ti_fpn_1x_coco.py'
-    words = arguments.format(config).split()
-    monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *words])
+    words = [f'{tool}.py', *TOOLS[tool].format(config).split()]
+    monkeypatch.setattr(sys, 'argv', words)
     with pytest.raises(SystemExit) as stopped:
         importlib.import_module(f'mmlit_tools.{tool}.command').main()
     assert 'mkdir' in stopped.value.code and 'evil.pth' in stopped.value.code

@@ -35,13 +35,7 @@ def turned(orientation):
     return encoded(width=sides[0], height=sides[1], exif=exif)
 
 
-def flipped(content):
-    """One byte in the middle is another one."""
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
-
-
-DEEP = picture().astype(np.uint16) * 257
+DEEP, PNG = picture().astype(np.uint16) * 257, encoded(kind='PNG')
 #: Odd, but as sound as any other: 64x48 px once loaded.
 ODD = {
     'grey': encoded('L'),
@@ -63,8 +57,8 @@ BROKEN = {
     'header-only': encoded()[:300],
     'half': encoded()[: len(encoded()) // 2],
     'cut-off': encoded()[:-200],
-    'half-png': encoded(kind='PNG')[:4000],
-    'flipped-png': flipped(encoded(kind='PNG')),
+    'half-png': PNG[:4000],
+    'flipped-png': PNG[:3000] + bytes([PNG[3000] ^ 255]) + PNG[3001:],
     'float-tiff': encoded('F', 'TIFF'),
 }
 #: Of another size than the others: (width, height).
@@ -84,8 +78,7 @@ def coco_of(sizes, **values):
     """
     images, annotations = [], []
     for i, (name, (width, height)) in enumerate(sizes.items(), start=1):
-        image = dict(id=i, file_name=f'{name}.jpg', width=width, height=height)
-        images.append(image)
+        images.append(dict(id=i, file_name=f'{name}.jpg', width=width, height=height))
         outline = [0, 0, width, 0, width, height, 0, height]
         annotation = dict(id=i, image_id=i, category_id=1, area=width * height)
         annotation.update(bbox=[0, 0, width, height], segmentation=[outline], iscrowd=0)

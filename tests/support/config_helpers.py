@@ -22,12 +22,8 @@ from support.official_files import save_as_the_authors
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 ARCH_OF = {'ti': 'tiny', 's': 'small', 'm': 'medium', 'b': 'base'}
 RELEASES = 'https://github.com/ziplab/LIT/releases/download/v1.0/lit_'
-DATA = {'CocoDataset': 'COCO', 'ADE20KDataset': 'ADE20K'}
 # Of mmdet 2 and mmseg 0: the newer ones pass over them without a word.
-OLD_KEYS = set(
-    'optimizer optimizer_config lr_config runner data evaluation checkpoint_config '
-    'log_config total_epochs'.split()
-)
+OLD_KEYS = {'optimizer', 'lr_config', 'runner', 'data', 'evaluation', 'total_epochs'}
 
 
 def load(kind, name):
@@ -99,7 +95,7 @@ def check_metafile(model, cfg, kind, name):
     assert said.get('Iterations') == cfg.train_cfg.get('max_iters')
     gpus = 1 if 'shapes' in cfg else 8
     assert said['Batch Size'] == gpus * cfg.train_dataloader.batch_size
-    data = DATA.get(cfg.train_dataloader.dataset.type)
+    data = cfg.train_dataloader.dataset.type.replace('Dataset', '').upper()
     assert said['Training Data'] == ('drawn shapes' if 'shapes' in cfg else data)
 
 
@@ -132,15 +128,11 @@ def check_published(kind, name, letter, sides):
     check_metafile(model, cfg, kind, name)
     assert model.backbone.embed_dims == arch.embed_dims
     assert model.backbone.out_indices == (0, 1, 2, 3)
-    tables = [
-        block.attn.position_bias.relative_position_bias_table.shape[1:]
-        for stage in model.backbone.stages[2:]
-        for block in stage.blocks
-        if arch.pos_embed == 'relative'
-    ]
-    wanted = [[2 * side - 1] * 2 for side in sides]
-    wanted = [wanted[0]] * arch.depths[2] + [wanted[1]] * arch.depths[3]
-    assert list(map(list, tables)) == (wanted if arch.pos_embed == 'relative' else [])
+    if arch.pos_embed == 'relative':
+        for stage, side in zip(model.backbone.stages[2:], sides):
+            for block in stage.blocks:
+                table = block.attn.position_bias.relative_position_bias_table
+                assert tuple(table.shape[1:]) == (2 * side - 1,) * 2
     return model
 
 
@@ -177,9 +169,7 @@ def without_decay(model, cfg):
 
 def norms_of(model, kinds=(torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)):
     """Return the names of the parameters of all norms in a model."""
-    norms = [
-        name for name, module in model.named_modules() if isinstance(module, kinds)
-    ]
+    norms = [name for name, part in model.named_modules() if isinstance(part, kinds)]
     return {f'{name}.{kind}' for name in norms for kind in ('weight', 'bias')}
 
 

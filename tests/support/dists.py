@@ -5,12 +5,12 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import Dict
 
-REQUIREMENTS = Path(__file__).resolve().parents[2] / 'requirements'
+CHECKOUT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = CHECKOUT / 'requirements'
 
 
-def read_pins(name: str) -> Dict[str, str]:
+def read_pins(name: str) -> dict:
     """Return the {name: version} of a list in requirements/; all else fails."""
     pins = {}
     for line in (REQUIREMENTS / name).read_text(encoding='utf-8').splitlines():
@@ -19,9 +19,6 @@ def read_pins(name: str) -> Dict[str, str]:
             assert pin, f'{name}: {line!r}'
             pins[pin.group(1)] = pin.group(2)
     return pins
-
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def build(source, out, kind):

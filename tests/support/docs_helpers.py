@@ -26,15 +26,13 @@ import torch
 from mmlit import LIT
 from mmlit.archs import ARCHS
 from support.config_helpers import make_checkpoint
+from support.micro_models import MICRO
 from support.official_files import official_state, save_in_full
 
 ROOT = Path(__file__).resolve().parents[2]
 #: docs/custom_data.md has tests of its own: test_custom_data.py follows it.
-DOCUMENTS = sorted(
-    path.relative_to(ROOT).as_posix()
-    for path in (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md'))
-    if path.name != 'custom_data.md'
-)
+PAGES = sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))
+DOCUMENTS = ['README.md', *(page for page in PAGES if 'custom_data' not in page)]
 #: Those whose commands within text are resolved.
 WITH_TEXT = [*DOCUMENTS, 'docs/custom_data.md', 'tools/README.md', 'configs/README.md']
 TOOLS = {path.name for path in (ROOT / 'tools').glob('*.*') if path.suffix != '.md'}
@@ -53,20 +51,13 @@ PLACEHOLDERS = {
     r'/path/to/': '',
 }
 #: CONFIG: the smallest LIT in the demo's detector, and its data.
-SMALL = """
+SMALL = f"""
 _base_ = 'configs/detection/mask-rcnn_lit-ti_fpn_shapes.py'
 shapes = dict(train=2, val=2, size=64)
-dims = [8, 16, 32, 64]
 model = dict(
-    backbone=dict(
-        arch=dict(
-            _delete_=True, embed_dims=dims, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4),
-            mlp_ratios=(2, 2, 2, 2), pos_embed='relative', norm_eps=1e-5,
-            drop_path_rate=0.0),
-        img_size=64),
-    neck=dict(in_channels=dims),
-    test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=5)),
-)
+    backbone=dict(arch={dict(MICRO, _delete_=True)}, img_size=64),
+    neck=dict(in_channels={list(MICRO['embed_dims'])}),
+    test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=5)))
 train_cfg = dict(max_epochs=1)
 val_dataloader = dict(num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader
@@ -106,11 +97,6 @@ def blocks(document: str) -> list:
         Block(document, text.count('\n', 0, m.start('text')), **m.groupdict(default=''))
         for m in BLOCK.finditer(text)
     ]
-
-
-def all_blocks() -> list:
-    """Return those of all documents."""
-    return [block for document in DOCUMENTS for block in blocks(document)]
 
 
 def fill_in(text: str) -> str:

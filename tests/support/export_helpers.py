@@ -1,7 +1,5 @@
 """Write models to export, and run exported files."""
 
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 import torch
@@ -9,26 +7,13 @@ from mmengine.config import Config
 
 from mmlit_tools.configs import import_scope
 from mmlit_tools.models import build_model
-from support.archs import RELATIVE
+from support import micro_models
+from support.config_helpers import CONFIGS
+from support.micro_models import FPN
 
-ROOT = Path(__file__).resolve().parents[2]
-
-RETINANET = ROOT / 'configs/detection/retinanet_lit-ti_fpn_1x_coco.py'
-_SEGMENTATION = ROOT / 'configs/segmentation'
-SEMANTIC_FPN = _SEGMENTATION / 'lit-s_fpn_fpnhead_8xb2-80k_ade20k-512x512.py'
-MASK_RCNN = ROOT / 'configs/detection/mask-rcnn_lit-ti_fpn_1x_coco.py'
-
-
-def write_mini(path, base, pos_embed):
-    """Write a config with a micro LIT in the place of `base`'s."""
-    arch = dict(RELATIVE, pos_embed=pos_embed, _delete_=True)
-    channels = list(RELATIVE['embed_dims'])
-    path.write_text(
-        f'_base_ = {str(base)!r}\n'
-        f'model = dict(backbone=dict(arch={arch}, img_size=64),\n'
-        f'             neck=dict(in_channels={channels}))\n'
-    )
-    return path
+RETINANET = CONFIGS / 'detection/retinanet_lit-ti_fpn_1x_coco.py'
+SEMANTIC_FPN = CONFIGS.joinpath(*FPN)
+MASK_RCNN = CONFIGS.joinpath(*micro_models.MASK_RCNN)
 
 
 def write_checkpoint(path, config_file, classes=()):
@@ -56,8 +41,5 @@ def run_file(path, image):
 
 def worst_difference(found, wanted):
     """Compare all outputs, each relative to its largest number."""
-    assert len(found) == len(wanted)
-    return max(
-        np.abs(one - other.numpy()).max() / np.abs(other.numpy()).max()
-        for one, other in zip(found, wanted, strict=True)
-    )
+    pairs = [(f, w.numpy()) for f, w in zip(found, wanted, strict=True)]
+    return max(np.abs(one - other).max() / np.abs(other).max() for one, other in pairs)

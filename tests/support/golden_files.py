@@ -35,14 +35,10 @@ class Golden:
 
     def build(self, dtype=torch.float64, **kwargs):
         """The network of the file, loaded as it is."""
-        norms = (0, 1, 2, 3) if 'segmentor' in self.name else None
-        net = LIT(
-            FAMILIES[self.name.split('_')[0]],
-            img_size=512 if 'segmentor' in self.name else 800,
-            out_norm_indices=norms,
-            out_indices=range(self.levels),
-            **kwargs,
-        ).to(dtype)
+        kwargs['out_indices'] = range(self.levels)
+        of_segmentor = dict(img_size=512, out_norm_indices=(0, 1, 2, 3))
+        kwargs.update(of_segmentor if 'segmentor' in self.name else dict(img_size=800))
+        net = LIT(FAMILIES[self.name.split('_')[0]], **kwargs).to(dtype)
         net.load_state_dict(self.checkpoint)
         if self.extra:
             net.load_state_dict(self.extra, strict=False)
@@ -58,9 +54,8 @@ def full(root, name):
     """A golden of the full set."""
     expected = read_checkpoint(root / f'{name}_expected.pth')
     cases = [(case['image'], case['outputs']) for case in expected['cases']]
-    extra = expected.get('extra_state', {})
-    checkpoint = read_checkpoint(root / f'{name}.pth')
-    return Golden(name, checkpoint, cases, extra, expected.get('train'))
+    extra, train = expected.get('extra_state', {}), expected.get('train')
+    return Golden(name, read_checkpoint(root / f'{name}.pth'), cases, extra, train)
 
 
 def reduced(name):
@@ -81,13 +76,11 @@ def reduced(name):
             node = node.setdefault(parent, {})
         node[leaf] = entry
     found = _with_samples(tree[name])
-    outputs = list(found['outputs'].values())
-    train = found.get('train')
+    outputs, train = list(found['outputs'].values()), found.get('train')
     if train:
         train['outputs'] = list(train['outputs'].values())
-    checkpoint, cases = {'model': found['state']}, [(found['image'], outputs)]
-    extra = found.get('extra', {})
-    return Golden(name, checkpoint, cases, extra, train, len(outputs))
+    own = {'model': found['state']}, [(found['image'], outputs)], found.get('extra', {})
+    return Golden(name, *own, train, len(outputs))
 
 
 def _with_samples(tree):

@@ -3,6 +3,7 @@
 import copy
 from functools import lru_cache
 
+from support.archs import RELATIVE
 from support.config_helpers import build, load
 
 #: Width of stages and blocks in them, as little as there can be.
@@ -24,32 +25,27 @@ def shrink(model, classes=3):
     model.backbone.pop('drop_path_rate', None)
     if 'neck' in model:
         model.neck.update(in_channels=list(MICRO['embed_dims']), out_channels=CHANNELS)
+    narrow, counted = dict(in_channels=CHANNELS), dict(num_classes=classes)
     if 'bbox_head' in model:
-        model.bbox_head.update(in_channels=CHANNELS, feat_channels=CHANNELS)
-        model.bbox_head.update(stacked_convs=1, num_classes=classes)
+        model.bbox_head.update(narrow, feat_channels=CHANNELS, stacked_convs=1)
+        model.bbox_head.update(counted)
     if 'rpn_head' in model:
-        model.rpn_head.update(in_channels=CHANNELS, feat_channels=CHANNELS)
+        model.rpn_head.update(narrow, feat_channels=CHANNELS)
         heads = model.roi_head
         heads.bbox_roi_extractor.out_channels = CHANNELS
         heads.mask_roi_extractor.out_channels = CHANNELS
-        heads.bbox_head.update(
-            in_channels=CHANNELS, fc_out_channels=CHANNELS, num_classes=classes
-        )
-        heads.mask_head.update(in_channels=CHANNELS, conv_out_channels=CHANNELS)
-        heads.mask_head.update(num_convs=1, num_classes=classes)
+        heads.bbox_head.update(narrow, fc_out_channels=CHANNELS, **counted)
+        heads.mask_head.update(narrow, conv_out_channels=CHANNELS, num_convs=1)
+        heads.mask_head.update(counted)
         model.train_cfg.rpn_proposal.update(nms_pre=100, max_per_img=50)
         model.test_cfg.rpn.update(nms_pre=100, max_per_img=50)
     if 'decode_head' in model:
-        pyramid = 'neck' not in model
-        levels = list(MICRO['embed_dims']) if pyramid else [CHANNELS] * 4
-        model.decode_head.update(
-            in_channels=levels, channels=CHANNELS, num_classes=classes
-        )
+        levels = [CHANNELS] * 4 if 'neck' in model else list(MICRO['embed_dims'])
+        model.decode_head.update(counted, in_channels=levels, channels=CHANNELS)
         model.data_preprocessor.size = (64, 64)
     if 'auxiliary_head' in model:
-        model.auxiliary_head.update(
-            in_channels=MICRO['embed_dims'][2], channels=CHANNELS, num_classes=classes
-        )
+        model.auxiliary_head.update(counted, channels=CHANNELS)
+        model.auxiliary_head.in_channels = MICRO['embed_dims'][2]
     return model
 
 
@@ -58,6 +54,18 @@ def write_micro(path, kind, name, classes=3):
     config = load(kind, name)
     shrink(config.model, classes)
     config.dump(path)
+    return path
+
+
+def write_mini(path, base, pos_embed):
+    """Write a config with a micro LIT in the place of `base`'s."""
+    arch = dict(RELATIVE, pos_embed=pos_embed, _delete_=True)
+    channels = list(RELATIVE['embed_dims'])
+    path.write_text(
+        f'_base_ = {str(base)!r}\n'
+        f'model = dict(backbone=dict(arch={arch}, img_size=64),\n'
+        f'             neck=dict(in_channels={channels}))\n'
+    )
     return path
 
 

@@ -65,11 +65,10 @@ def metrics(work_dir, newest):
 def check_continued(first, second, steps):
     """Check that checkpoint `second` is of as many steps again as `first`."""
     first, second = (torch.load(path, weights_only=False) for path in (first, second))
-    assert (first['meta']['iter'], second['meta']['iter']) == (steps, 2 * steps)
-    curves = [c['message_hub']['log_scalars']['train/loss'] for c in (first, second)]
-    lengths = [len(curve.data[0]) for curve in curves]
-    assert lengths == [steps, 2 * steps]
-    assert all(map(torch.isfinite, map(torch.tensor, curves[1].data[0])))
+    for checkpoint, done in ((first, steps), (second, 2 * steps)):
+        losses = checkpoint['message_hub']['log_scalars']['train/loss'].data[0]
+        assert checkpoint['meta']['iter'] == len(losses) == done
+        assert torch.tensor(losses).isfinite().all()
     # AdamW's moments were in the first file and went on from there.
     steps_done = {s['step'].item() for s in second['optimizer']['state'].values()}
     assert steps_done == {2.0 * steps}
@@ -121,14 +120,10 @@ def free_port():
 
 def launch(script, *arguments, cwd, **variables):
     """Start a script of tools/ with this Python, on a port of its own."""
-    environment = dict(
-        os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PORT=str(free_port())
-    )
-    environment.update({key: str(value) for key, value in variables.items()})
-    return subprocess.Popen(
-        ['bash', str(TOOLS / script), *map(str, arguments)],
-        **dict(cwd=cwd, env=environment, **PIPED),
-    )
+    own = dict(PYTHON=sys.executable, OMP_NUM_THREADS=1, PORT=free_port(), **variables)
+    environment = {**os.environ, **{key: str(value) for key, value in own.items()}}
+    command = ['bash', str(TOOLS / script), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, env=environment, **PIPED)
 
 
 SHAPES = ROOT / 'configs' / 'detection' / 'mask-rcnn_lit-ti_fpn_shapes.py'
@@ -140,16 +135,14 @@ TINY.update(depths=(1, 1, 1, 1), drop_path_rate=0.2)
 def write_config(folder, **settings):
     """The demo's config on other data, with `settings` as its last lines."""
     data = folder / 'data'
-    lines = [f'_base_ = {str(SHAPES)!r}']
-    annotations = f'{data}/annotations/val.json'
-    settings.setdefault('val_evaluator', {})['ann_file'] = annotations
+    evaluator = dict(ann_file=f'{data}/annotations/val.json')
+    settings.update(val_evaluator=evaluator, test_evaluator=evaluator)
     settings['shapes']['out'] = str(data)
-    settings['test_evaluator'] = settings['val_evaluator']
     for split in SPLITS:
         loader = settings.setdefault(f'{split}_dataloader', {})
         loader.setdefault('dataset', {})['data_root'] = f'{data}/'
-    lines += [f'{name} = {value!r}' for name, value in settings.items()]
-    (folder / 'config.py').write_text('\n'.join(lines) + '\n')
+    lines = [f'{name} = {value!r}\n' for name, value in settings.items()]
+    (folder / 'config.py').write_text(''.join([f'_base_ = {str(SHAPES)!r}\n', *lines]))
     return folder / 'config.py'
 
 
@@ -173,16 +166,9 @@ class Training:
 
     def __init__(self, config, work_dir, *options, **popen):
         self.work_dir = Path(work_dir)
-        command = [
-            TOOLS / 'train.py',
-            config,
-            '--work-dir',
-            work_dir,
-            '--resume',
-            *options,
-        ]
+        command = [TOOLS / 'train.py', config, '--work-dir', work_dir, '--resume']
         self.process = subprocess.Popen(
-            [sys.executable, '-u', *map(str, command)],
+            [sys.executable, '-u', *map(str, [*command, *options])],
             cwd=self.work_dir.parent,
             # Bit by bit the same is promised of one thread.
             env={**os.environ, 'OMP_NUM_THREADS': '1'},
@@ -210,14 +196,9 @@ class Training:
             time.sleep(0.0005)
         return True
 
-    def kill(self):
-        """SIGKILL to it and its workers, which leaves nobody time for anything."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        return self.finish()
-
-    def terminate(self):
-        """SIGTERM to it and its workers at once, as Slurm sends it."""
-        os.killpg(self.process.pid, signal.SIGTERM)
+    def kill(self, number=signal.SIGKILL):
+        """Send a signal to it and its workers at once, as Slurm does."""
+        os.killpg(self.process.pid, number)
         return self.finish()
 
     def finish(self):
@@ -226,13 +207,10 @@ class Training:
         self._reader.join(10)
         return status
 
-    def parts(self):
-        """What is being written right now."""
-        return [p for p in self.work_dir.glob('.*.pth.part') if p.stat().st_size]
-
     def writes(self):
+        """Whether a checkpoint is being written right now."""
         try:
-            return bool(self.parts())
+            return any(p.stat().st_size for p in self.work_dir.glob('.*.pth.part'))
         except FileNotFoundError:
             return False  # It has taken its place meanwhile.
 

@@ -19,17 +19,13 @@ def write_image(path, width=WIDTH, height=HEIGHT, mode='RGB', **options):
 
 def coco_content():
     """Three images, six annotations, two of each class; a polygon each."""
-    images = [
-        dict(id=i, file_name=f'{i}.jpg', width=WIDTH, height=HEIGHT) for i in (1, 2, 3)
-    ]
-    fixed = dict(area=200, iscrowd=0, segmentation=[[4, 5, 24, 5, 24, 15]])
-    annotations = [
-        dict(fixed, id=10 * i + n, image_id=i, category_id=(i + n) % 3 + 7)
-        for i in (1, 2, 3)
-        for n in (0, 1)
-    ]
-    for annotation in annotations:
-        annotation['bbox'] = [4 + annotation['id'] % 10, 5, 20, 10]
+    images, annotations = [], []
+    for i in (1, 2, 3):
+        images.append(dict(id=i, file_name=f'{i}.jpg', width=WIDTH, height=HEIGHT))
+        for n in (0, 1):
+            own = dict(id=10 * i + n, image_id=i, category_id=(i + n) % 3 + 7)
+            own.update(area=200, iscrowd=0, bbox=[4 + n, 5, 20, 10])
+            annotations.append(dict(own, segmentation=[[4, 5, 24, 5, 24, 15]]))
     categories = [dict(id=7 + i, name=name) for i, name in enumerate(CLASSES)]
     return dict(images=images, annotations=annotations, categories=categories)
 
@@ -51,15 +47,10 @@ def config_of(scope, fixed, dataset):
 def coco_config(root, masks=True, **dataset):
     """Return a config for train.py without a model; `dataset` changes the dataset's."""
     annotations = dict(type='LoadAnnotations', with_bbox=True, with_mask=masks)
-    data = dict(
-        type='CocoDataset',
-        data_root=str(root),
-        ann_file='all.json',
-        data_prefix=dict(img='images/'),
-        metainfo=dict(classes=CLASSES),
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline=[dict(type='LoadImageFromFile'), annotations],
-    )
+    data = dict(type='CocoDataset', data_root=str(root), ann_file='all.json')
+    data.update(metainfo=dict(classes=CLASSES), data_prefix=dict(img='images/'))
+    data['filter_cfg'] = dict(filter_empty_gt=True, min_size=32)
+    data['pipeline'] = [dict(type='LoadImageFromFile'), annotations]
     return config_of('mmdet', data, dataset)
 
 
@@ -78,14 +69,10 @@ def write_mask(path, ids, width=WIDTH, height=HEIGHT):
 
 def masks_config(root, **dataset):
     """Return the same for segmentation; ids 1..3 are the classes."""
-    data = dict(
-        type='BaseSegDataset',
-        data_root=str(root),
-        data_prefix=dict(img_path='images', seg_map_path='masks'),
-        metainfo=dict(classes=CLASSES),
-        reduce_zero_label=True,
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
-    )
+    data = dict(type='BaseSegDataset', data_root=str(root), reduce_zero_label=True)
+    data['data_prefix'] = dict(img_path='images', seg_map_path='masks')
+    data['metainfo'] = dict(classes=CLASSES)
+    data['pipeline'] = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
     return config_of('mmseg', data, dataset)
 
 

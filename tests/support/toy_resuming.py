@@ -45,10 +45,8 @@ class Noisy(Dataset):
 class Model(BaseModel):
     def __init__(self):
         super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5)
-        )
-        self.seen = []
+        layers = torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5)
+        self.layers, self.seen = torch.nn.Sequential(*layers), []
 
     def forward(self, value, index, mode):
         out = self.layers(torch.stack(list(value)))
@@ -98,9 +96,8 @@ def build(work_dir, by_epoch=True, epochs=3, at=None, workers=0, resume=False, *
         options = dict(batch_size=BATCH, num_workers=workers, dataset=Noisy())
         return dict(options, sampler=dict(type=sampler, shuffle=shuffle))
 
-    if by_epoch:
-        train_cfg = dict(by_epoch=True, max_epochs=epochs)
-    else:
+    train_cfg = dict(by_epoch=True, max_epochs=epochs)
+    if not by_epoch:
         train_cfg = dict(by_epoch=False, max_iters=EPOCH * epochs, val_interval=EPOCH)
         hook = {'by_epoch': False, 'interval': EPOCH, **hook}
     torch.manual_seed(3)  # the Runner seeds later than that

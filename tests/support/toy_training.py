@@ -38,8 +38,8 @@ class ToyMetric(BaseMetric):
 def train(work_dir, **options):
     """Train to the end; returns the Runner."""
     data = [torch.tensor([i, -i], dtype=torch.float32) for i in range(4)]
-    in_order = dict(type='DefaultSampler', shuffle=False)
-    loader = dict(batch_size=2, dataset=data, sampler=in_order)
+    loader = dict(dataset=data, sampler=dict(type='DefaultSampler', shuffle=False))
+    loader['batch_size'] = 2
     hook = dict(type='CheckpointHook', interval=1, save_best='score', rule='greater')
     build = partial(
         Runner,

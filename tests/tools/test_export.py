@@ -22,14 +22,13 @@ from mmlit_tools.export import command, dtm
 from support.export_helpers import (
     MASK_RCNN,
     RETINANET,
-    ROOT,
     SEMANTIC_FPN,
     run_file,
     worst_difference,
     write_checkpoint,
-    write_mini,
 )
-from support.running_tools import stopped
+from support.micro_models import write_mini
+from support.running_tools import ROOT, stopped
 
 SIZES = ('--size', 64, 96, '--size', 75, 130, '--size', 32, 45)
 FAST = ('--repeat', 1)
