@@ -24,7 +24,6 @@ CHANGES = {
     'no-width': dict(bbox=[5, 5, 0, 10]),
     'nan-box': dict(bbox=[5, 5, float('nan'), 10]),
     'infinite-box': dict(bbox=[5, 5, float('inf'), 10]),
-    'nan-corner': dict(bbox=[float('nan'), 5, 9, 9]),
     'outside': dict(bbox=[500, 500, 20, 20]),
     'over-the-edge': dict(bbox=[40, 30, 200, 200]),
     'no-area': dict(area=0),

@@ -81,9 +81,8 @@ class Block:
     @property
     def is_config(self) -> bool:
         """Return whether it is (part of) a config: Python that only assigns."""
-        return self.language == 'python' and all(
-            isinstance(node, ast.Assign) for node in ast.parse(self.text).body
-        )
+        nodes = ast.parse(self.text).body if self.language == 'python' else [None]
+        return all(isinstance(node, ast.Assign) for node in nodes)
 
     def remark_of(self, kind: str) -> str:
         """Return what the comment above says after `kind: `."""
@@ -162,9 +161,8 @@ def run_python(arguments, folder, **environment):
     process that has imported them need not.
     """
     output = folder / 'output.txt'
-    arguments = (arguments, folder, output, environment)
-    process = FORKS.Process(target=_be_python, args=arguments)
-    process.start()
+    own = (arguments, folder, output, environment)
+    (process := FORKS.Process(target=_be_python, args=own)).start()
     process.join(600)
     process.kill()
     return process.exitcode, output.read_text(errors='replace')
@@ -177,11 +175,10 @@ def _be_python(arguments, folder, output, environment):
     os.chdir(folder)
     os.environ.update(environment, MPLBACKEND='Agg', OMP_NUM_THREADS='1')
     torch.set_num_threads(1)  # What a fork of several does is anyone's guess.
-    script, *rest = arguments
+    script, *rest = sys.argv = arguments
     if script == '-c':
         sys.argv = ['-c', *rest[1:]]
         exec(compile(rest[0], '<string>', 'exec'), {'__name__': '__main__'})
     else:
-        sys.argv = [script, *rest]
         sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
         runpy.run_path(script, run_name='__main__')

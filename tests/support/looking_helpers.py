@@ -30,14 +30,11 @@ def small_lit(seed=0, **options):
     """Weights large enough for offsets and attention to be seen."""
     torch.manual_seed(seed)
     lit = LIT(ARCH, img_size=(128, 224), **options)
-    with torch.no_grad():
-        for name, parameter in lit.named_parameters():
-            if 'conv_offset.weight' in name:
-                parameter.normal_(std=0.1)
-            elif 'qkv.weight' in name:
-                parameter.normal_(std=0.3)
-            elif 'bias_table' in name:
-                parameter.normal_()
+    spreads = {'conv_offset.weight': 0.1, 'qkv.weight': 0.3, 'bias_table': 1.0}
+    for name, parameter in lit.named_parameters():
+        for part, std in spreads.items():
+            if part in name:
+                torch.nn.init.normal_(parameter, std=std)
     return lit.eval()
 
 
@@ -49,8 +46,7 @@ def write_noise(path, width=100, height=60, seed=0):
 
 
 def preprocessor():
-    options = dict(pad_size_divisor=32, bgr_to_rgb=True)
-    return ImgDataPreprocessor([120.0] * 3, [60.0] * 3, **options)
+    return ImgDataPreprocessor([120.0] * 3, [60.0] * 3, 32, bgr_to_rgb=True)
 
 
 def open_image(path, pipeline=PIPELINE):

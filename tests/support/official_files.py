@@ -83,8 +83,7 @@ def official_shapes(arch, kind):
 def official_state(arch, kind, seed=0, dense=True):
     """Random weights under official keys.
 
-    Not `dense`, they are drawn along the last axis and expanded, which needs next to no
-    memory. What is saved needs all of its numbers: `save_in_full`.
+    Not `dense`, they are drawn along the last axis and expanded: `save_in_full` saves.
     """
     generator = torch.Generator().manual_seed(seed)
     state = {}
@@ -136,12 +135,10 @@ def precision(dtype):
 def unsettle(model):
     """Move away from their start the weights and buffers that begin alike."""
     for key, value in model.state_dict().items():
-        if key.endswith('running_mean'):
-            value.normal_(0, 0.2)
-        elif key.endswith('running_var'):
+        if key.endswith('running_var'):
             value.uniform_(0.5, 1.5)
-        elif 'conv_offset' in key:
-            value.normal_(0, 0.1)
+        elif key.endswith('running_mean') or 'conv_offset' in key:
+            value.normal_(0, 0.2 if key.endswith('running_mean') else 0.1)
 
 
 def save_as_the_authors(model, path, meta, biases):

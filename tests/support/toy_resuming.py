@@ -92,9 +92,9 @@ def build(work_dir, by_epoch=True, epochs=3, at=None, workers=0, resume=False, *
     """A Runner; `hook` is for the checkpoint hook, `at` for `Act`."""
     kind = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
 
-    def loader(shuffle, sampler):
+    def loader(**sampler):
         options = dict(batch_size=BATCH, num_workers=workers, dataset=Noisy())
-        return dict(options, sampler=dict(type=sampler, shuffle=shuffle))
+        return dict(options, sampler=sampler)
 
     train_cfg = dict(by_epoch=True, max_epochs=epochs)
     if not by_epoch:
@@ -110,7 +110,7 @@ def build(work_dir, by_epoch=True, epochs=3, at=None, workers=0, resume=False, *
     return Runner(
         model,
         str(work_dir),
-        loader(True, kind),
+        loader(type=kind, shuffle=True),
         train_cfg=train_cfg,
         cfg=dict(model_wrapper_cfg=dict(wrapper, broadcast_buffers=False)),
         launcher='pytorch' if is_distributed() else 'none',
@@ -119,7 +119,7 @@ def build(work_dir, by_epoch=True, epochs=3, at=None, workers=0, resume=False, *
             dict(type='CosineAnnealingLR', T_max=EPOCH * epochs, by_epoch=False),
             dict(type='MultiStepLR', milestones=[1, 2], by_epoch=True),
         ],
-        val_dataloader=loader(False, 'DefaultSampler'),
+        val_dataloader=loader(type='DefaultSampler', shuffle=False),
         val_cfg=dict(),
         val_evaluator=[metric],
         custom_hooks=[Act(at), dict(type='EMAHook', momentum=0.1)],
@@ -155,8 +155,8 @@ def check_same_end(one, other):
     one, other = (read_checkpoint(noted(r.work_dir)) for r in (one, other))
     for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
         assert equal(one[key], other[key]), key
-    for key in ('epoch', 'iter'):
-        assert one['meta'][key] == other['meta'][key]
+    ends = [(c['meta']['epoch'], c['meta']['iter']) for c in (one, other)]
+    assert ends[0] == ends[1]
     one, other = (c['message_hub']['log_scalars'] for c in (one, other))
     for key in ('train/loss', 'train/lr', 'val/score', 'val/drawn'):
         # Curves: nothing was repeated, nothing left out.
