@@ -33,7 +33,6 @@ SMALL = dict(
     # Few proposals: without an accelerator bfloat16 is worked out in software.
     Detection='train_cfg.max_epochs=1 model.train_cfg.rcnn.sampler.num=16 '
     'model.test_cfg.rpn.max_per_img=20 model.test_cfg.rcnn.max_per_img=5 '
-    'default_hooks.checkpoint.save_best=None '
     "train_dataloader.dataset.pipeline.2.scale='(96,96)' "
     "val_dataloader.dataset.pipeline.1.scale='(96,96)' "
     "test_dataloader.dataset.pipeline.1.scale='(96,96)'",
