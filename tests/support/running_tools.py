@@ -120,8 +120,9 @@ def free_port():
 
 def launch(script, *arguments, cwd, **variables):
     """Start a script of tools/ with this Python, on a port of its own."""
-    own = dict(PYTHON=sys.executable, OMP_NUM_THREADS=1, PORT=free_port(), **variables)
-    environment = {**os.environ, **{key: str(value) for key, value in own.items()}}
+    own = dict(PYTHON=sys.executable, OMP_NUM_THREADS=1, PORT=free_port())
+    own = {key: str(value) for key, value in {**own, **variables}.items()}
+    environment = {**os.environ, **own}
     command = ['bash', str(TOOLS / script), *map(str, arguments)]
     return subprocess.Popen(command, cwd=cwd, env=environment, **PIPED)
 
