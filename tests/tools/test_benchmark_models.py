@@ -3,10 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmlit import LIT
+from mmlit.archs import ARCHS
 from mmlit.errors import UserError
+from mmlit.models.attention import GlobalAttention
+from mmlit.models.downsample import MergeConv2d
 from mmlit_tools.benchmark import models
 from mmlit_tools.benchmark.macs import count_macs
 from mmlit_tools.benchmark.steps import Step
@@ -64,6 +69,45 @@ def test_counts_are_those_of_torchs_counter(name):
     assert sum(macs.values()) == counter.get_total_flops() / 2
     assert (macs['deformable'] > 0) == name.startswith('lit')
     assert (macs['attention'] > 0) == (name != 'r50')
+
+
+def macs_by_hand(arch, height, width):
+    """The paper's network, term by term: (all, token merging alone)."""
+    arch = ARCHS[arch]
+    tokens = [height * width // 16 // 4**i for i in range(4)]
+    merging = total = 0
+    for i, (n, c) in enumerate(zip(tokens, arch.embed_dims)):
+        block = 2 * n * c * c * arch.mlp_ratios[i]
+        if i >= 2:
+            block += 4 * n * c * c + 2 * n * n * c
+        total += arch.depths[i] * block
+        if i > 0:  # Four points of the tokens before: weights, and offsets (y, x).
+            merging += n * 4 * arch.embed_dims[i - 1] * (c + 2 * 4)
+    return total + tokens[0] * 4 * 4 * 3 * arch.embed_dims[0] + merging, merging
+
+
+@pytest.mark.parametrize(
+    ('arch', 'gflop', 'merging'), [('small', 336.1, 7.6), ('tiny', 290.0, 4.0)]
+)
+def test_counts_at_the_size_of_detection(monkeypatch, arch, gflop, merging):
+    def merge(self, x):
+        """On the meta device, of which mmcv's operator knows nothing."""
+        grid = self.conv_offset(x).shape[-2:]
+        return x.new_empty(x.shape[0], self.out_channels, *grid)
+
+    monkeypatch.setattr(MergeConv2d, 'forward', merge)
+    with torch.device('meta'):
+        model = LIT(arch, img_size=800).eval()
+        images = torch.empty(2, 3, 800, 1344)
+    for kernel in ('eager', 'sdpa'):
+        for module in model.modules():
+            if isinstance(module, GlobalAttention):
+                module.kernel = models.KERNELS[kernel]
+        macs = count_macs(model, lambda: model(images))
+        # Two images are counted, and two FLOP make a multiply-accumulate.
+        figures = sum(macs.values()), macs['deformable']
+        assert figures == tuple(2 * n for n in macs_by_hand(arch, 800, 1344))
+        assert [round(n / 1e9, 1) for n in figures] == [gflop, merging]
 
 
 def test_recomputation_is_not_counted():

@@ -110,6 +110,29 @@ def test_attention_is_drawn_where_it_goes(seen):
     assert 'x=50, y=30' in figure.get_suptitle()
 
 
+def test_level_maps(seen):
+    image, result = seen
+    (figure,) = pictures._features(options(stage=[1]), image, result).values()
+    left, right = figure.axes[:2]
+    level = result.feature_maps[1][:, :15, :25]  # Of 16 x 28: the rest is padding.
+    distances = (level - level.mean(dim=(1, 2), keepdim=True)).norm(dim=0)
+    np.testing.assert_allclose(left.images[0].get_array(), distances, rtol=1e-4)
+    assert right.images[0].get_array().shape == (15, 25, 3)
+    assert left.images[0].get_extent() == [0, 100, 60, 0]
+
+
+def test_principal_components_of_a_known_map():
+    ramp = torch.linspace(0, 1, 12).view(3, 4)
+    wave = torch.tensor([1.0, -1, -1, 1]).repeat(3, 1)  # uncorrelated with the ramp
+    level = torch.stack([3 * ramp, 0.1 * wave, 4 * ramp, torch.zeros(3, 4)])
+    colours, shares = pictures.principal_components(level)
+    spread = np.array([25 * ramp.var().item(), 0.01 * wave.var().item(), 0])
+    np.testing.assert_allclose(shares, spread / spread.sum(), atol=1e-6)
+    for channel, values in enumerate((ramp, wave)):
+        seen = colours[..., channel].ravel()
+        assert np.corrcoef(seen, values.numpy().ravel())[0, 1] > 0.99
+
+
 @pytest.mark.parametrize(
     ('what', 'wrong', 'message'),
     [
