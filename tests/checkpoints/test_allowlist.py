@@ -1,11 +1,8 @@
 """mmengine's own checkpoints and the authors' load with `weights_only=True`."""
 
-import io
-import pickle
 import re
 import shutil
 import zipfile
-from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmlit import read_checkpoint
 from mmlit.checkpoints import allowlist
 from mmlit.checkpoints.allowlist import allow_mmengine_checkpoints
-from support.attacks import RECONSTRUCT, SCALAR, Call, nothing_allowed, text
+from support.attacks import Call, nothing_allowed
 from support.comparison import equal
 from support.toy_training import train
 
@@ -101,26 +98,6 @@ def test_every_plain_number(tmp_path, allowed, code):
     assert equal(torch.load(tmp_path / 'numbers.pth', weights_only=True), saved)
 
 
-WORKAROUND = [HistoryBuffer, getattr, np.ndarray, np.dtype, RECONSTRUCT, SCALAR]
-
-
-@since_2_6
-@pytest.mark.parametrize('real', WORKAROUND, ids=lambda real: real.__name__)
-def test_beside_the_usual_workaround(trained, tmp_path, cleared, real):
-    """Users add the real objects to the list; torch then picks either, at random."""
-    name = f'{real.__module__}.{real.__name__}'
-    assert name in {x[1] for x in allowlist.ALLOWED if type(x) is tuple}
-    ours = [x for x in allowlist.ALLOWED if type(x) is not tuple or x[1] != name]
-    torch.serialization.add_safe_globals([*ours, (real, name)])
-    source = trained / 'epoch_2.pth'
-    safe = torch.load(source, weights_only=True)
-    curve = safe['message_hub']['log_scalars']['train/loss']
-    assert [type(array) for array in curve.data] == [np.ndarray, np.ndarray]
-    torch.save(safe, tmp_path / 'again.pth')
-    again = torch.load(tmp_path / 'again.pth', weights_only=False)
-    assert equal(again, torch.load(source, weights_only=False))
-
-
 @since_2_6
 def test_a_file_cannot_change_shared_objects(tmp_path, allowed, monkeypatch):
     """Neither the registry of statistics nor numpy's dtypes."""
@@ -148,13 +125,3 @@ def test_the_own_unpickler_reads_what_mmengine_writes(trained, monkeypatch, clea
     assert torch.serialization.get_safe_globals() == []
     source = trained / 'epoch_2.pth'
     assert equal(read_checkpoint(source), torch.load(source, weights_only=False))
-
-
-@pytest.mark.parametrize('protocol', [2, 4, 5])
-def test_the_own_unpickler_reads_plain_data(protocol):
-    data = OrderedDict(a={1, 2}, b=b'\xff\x00', c=(1.5, None, [True]), d={'e': 'f'})
-    assert allowlist.load(io.BytesIO(pickle.dumps(data, protocol))) == data
-    # No state of slots, though.
-    slots = b'cargparse\nNamespace\n)RN}' + text('x') + b'K\x01s\x86b.'
-    with pytest.raises(pickle.UnpicklingError, match='a state for a Namespace'):
-        allowlist.load(io.BytesIO(b'\x80\x02' + slots))

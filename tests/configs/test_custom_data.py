@@ -48,13 +48,6 @@ CLASS_LAYERS = dict(
 )
 
 
-@pytest.mark.parametrize('title', RECIPES)
-def test_the_steps_add_up_to_the_file(title):
-    steps, _, text, _ = recipe(title)
-    assert len(steps) == 8
-    assert config_helpers.add_up(steps) == settings(text)
-
-
 # --- the recipe, followed ---------------------------------------------------------
 
 

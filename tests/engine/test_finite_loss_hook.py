@@ -119,16 +119,6 @@ def test_at_most_eight_images_are_listed():
             FiniteLossHook(in_a_row=wrong)
 
 
-def test_losses_with_gradients_raise_no_warning(recwarn):
-    torch.set_warn_always(True)
-    try:
-        loss = torch.ones((), requires_grad=True) * 2
-        FiniteLossHook().after_train_iter(None, 0, None, {'loss': loss, 'loss_a': 1.0})
-    finally:
-        torch.set_warn_always(False)
-    assert not [str(w.message) for w in recwarn]
-
-
 def test_the_weights_of_fsdp_units():
     """FSDP names them by its wrappers; in checkpoints they have their own names."""
     model = torch.nn.Module()

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmlit import LIT
@@ -130,15 +129,6 @@ def test_retinanet_of_the_configs(name):
         assert math.isclose(group['lr'], lr * scale), key
     spared = any(group['weight_decay'] == 0 for group in decayed.values())
     assert spared == (name == 'retinanet_lit-s')
-
-
-def test_in_the_scope_of_mmseg():
-    pytest.importorskip('mmseg', reason='switches to the scope of mmseg')
-    model = Model(backbone=lit(), head=nn.Linear(2, 2))
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        found = scales(model)
-    for name, scale in found.items():
-        assert (scale < 1) == name.startswith('backbone.'), name
 
 
 def test_two_lits_of_different_depth_and_a_head():

@@ -165,18 +165,6 @@ def test_checkpointing_changes_no_number(arch):
         assert torch.equal(actual, expected)
 
 
-def test_checkpointing_stores_less():
-    saved = []
-    for with_cp in (False, True):
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t
-        ):
-            LIT(RELATIVE, with_cp=with_cp)(image(64, 64, 2))
-        saved.append(sum(sizes))
-    assert saved[1] < 0.6 * saved[0]
-
-
 @BOTH
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('training', [False, True])

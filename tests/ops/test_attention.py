@@ -58,17 +58,6 @@ def test_half_precision_is_as_good_as_eagers(name, dtype):
         assert ours <= 2 * eagers
 
 
-@OTHERS
-def test_detection_resolution(name):
-    """The 50 x 84 tokens of an 800 x 1344 image; one head keeps it quick."""
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = torch.randn(3, 1, 1, 4200, 32, generator=generator)
-    table = torch.randn(1, 99, 167, generator=generator)
-    with torch.no_grad():
-        expected = eager(q, k, v, table, 0.0)
-        check_close([KERNELS[name](q, k, v, table, 0.0)], [expected], 2e-6)
-
-
 @pytest.mark.parametrize('name', ['auto', 'eager', 'sdpa'])
 def test_dropout_drops_weights_and_keeps_the_mean(name):
     (q, k, v), table = inputs(torch.float32, batch=400)

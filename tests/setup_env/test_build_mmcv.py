@@ -193,18 +193,6 @@ def test_what_is_compiled_is_not_compiled_again(build):
     build.check()
 
 
-@pytest.mark.slow
-def test_the_second_of_two_builds_takes_the_wheel_of_the_first(build):
-    build.use_compiler('two.o', 'sleep 1')
-    first = build.start()
-    while not Path(f'{build.block}.reached').exists():
-        time.sleep(0.02)
-    output, status = build.run()
-    assert status == 0 == first.wait()
-    assert 'waiting' in output and 'building' not in output
-    build.check()
-
-
 def test_progress_counts_files_and_time_since_the_header(monkeypatch, capsys):
     seconds = iter([0, 25, 45, 46, 85, 100])
     monkeypatch.setattr(build_mmcv.time, 'monotonic', lambda: next(seconds))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.dists import REQUIREMENTS, read_pins
-from support.this_stack import STACK, only_on
+from support.this_stack import STACK
 
 CHECKOUT = REQUIREMENTS.parent
 LISTS = sorted(file.name for file in REQUIREMENTS.glob('*.in'))
@@ -108,14 +108,6 @@ def test_mmlit_requires_nothing(tmp_path):
     assert packages['seg'] == {'mmsegmentation', 'ftfy', 'regex'}
     assert packages['dev'] >= {'pytest', 'ruff'}
     assert not set().union(*packages.values()) & NEVER_PULLED
-
-
-@only_on('openmmlab', 'its packages are what the extras name')
-@pytest.mark.parametrize('distribution', ['mmdet', 'mmsegmentation'])
-def test_what_the_extras_name_pulls_nothing_either(distribution):
-    requirements = metadata.requires(distribution) or []
-    required = [text for text in requirements if 'extra ==' not in text]
-    assert not names_of(required) & NEVER_PULLED
 
 
 def test_mmlit_is_installed_in_editable_mode():

@@ -4,7 +4,6 @@ import ast
 import json
 import re
 import shutil
-from functools import reduce
 from importlib import import_module
 from pathlib import Path
 
@@ -208,12 +207,6 @@ def settings(text, names=None):
     names = {} if names is None else names
     exec(text, names)
     return {(n := node.targets[0].id): names[n] for node in ast.parse(text).body}
-
-
-def add_up(texts):
-    """Merge what steps assign, each into those before it, as mmengine merges."""
-    names = {}
-    return reduce(lambda whole, text: merge(whole, settings(text, names)), texts, {})
 
 
 def merge(old, new):

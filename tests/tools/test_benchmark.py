@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from mmlit_tools.benchmark import bench, command, measure, models
-from mmlit_tools.benchmark.report import fit_line, fit_memory
 from mmlit_tools.models import ModelError
 from support.micro_models import FPN, write_micro
 from support.running_tools import stopped
@@ -46,30 +45,6 @@ def test_memory_is_that_of_a_fresh_process():
     # The gradients of 19 M weights at least; not the weights, which were there before.
     assert 19.3e6 * 4 < memory['above'] < 2 * 19.3e6 * 4
     assert memory['before'] + memory['above'] <= memory['peak']
-
-
-def test_a_killed_process_is_told(monkeypatch):
-    killed = (sys.executable, '-S', '-c', 'import os; os.kill(os.getpid(), 9)')
-    monkeypatch.setattr(measure, 'MEMORY_COMMAND', killed)
-    with pytest.raises(measure.StepError, match=r'SIGKILL \(out of memory'):
-        measure.cpu_memory(models.parse_model('lit-ti'), (64, 64), SETTINGS)
-
-
-def test_fit_of_memory_is_the_least_squares_line_of_three_areas():
-    # By hand: slope 3, intercept -1, so 2, 5, 8 against 3, 3, 9.
-    fit = fit_line([1, 2, 3], [3, 3, 9])
-    assert (fit['slope'], fit['intercept']) == pytest.approx((3, -1))
-    assert fit['worst_residual'] == pytest.approx(2 / 3) and fit['points'] == 3
-    rows = [
-        dict(model='a', height=64, width=side, memory=dict(above=64 * side + 5))
-        for side in (32, 64, 96)
-    ]
-    turned = dict(model='a', height=32, width=64, memory=rows[0]['memory'])
-    unmeasured = dict(model='a', height=99, width=99, memory=None)
-    assert fit_memory([*rows[:2], turned, unmeasured]) == []
-    (fit,) = fit_memory([*rows, unmeasured])
-    assert fit['model'] == 'a'
-    assert (fit['slope'], fit['intercept']) == pytest.approx((1, 5))
 
 
 def run(folder, *arguments):

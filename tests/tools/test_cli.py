@@ -35,15 +35,6 @@ def test_a_user_error_ends_a_command_in_one_line(workers):
     assert stopped(main) == 'my.py: a.jpg is broken'
 
 
-def test_other_errors_keep_their_traceback():
-    @command('my.py')
-    def main(arguments):
-        raise KeyError(*arguments)
-
-    with pytest.raises(KeyError, match='a'):
-        main(['a'])
-
-
 @pytest.mark.parametrize(('tool', 'lacking'), [(train, set()), (test, {'--tta'})])
 @pytest.mark.parametrize('package', ['mmdet', 'mmseg'])
 def test_options_are_those_of(package, tool, lacking, capsys):
@@ -77,15 +68,6 @@ def test_a_broken_config(tmp_path, monkeypatch, text, said):
     Path(name).write_text(text or '')
     message = stopped(train.main, name)
     assert message.startswith(f'train.py: config {name}: ') and said in message
-
-
-@pytest.mark.parametrize(('tool', 'rest'), [(train, ()), (test, ('epoch_1.pth',))])
-def test_a_missing_config_is_named(tmp_path, monkeypatch, tool, rest):
-    monkeypatch.chdir(tmp_path)
-    Path('epoch_1.pth').touch()
-    assert ': config no such.py does not exist' in stopped(
-        tool.main, 'no such.py', *rest
-    )
 
 
 def test_settings_of_the_command_line(tmp_path, capsys):

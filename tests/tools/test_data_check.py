@@ -15,7 +15,6 @@ from mmlit_tools.data import command
 from mmlit_tools.data.check import check_data
 from mmlit_tools.data.draw import main as draw_command
 from support.tiny_data import (
-    CLASSES,
     check,
     coco_config,
     coco_content,
@@ -53,26 +52,6 @@ def test_which_datasets_are_checked(tmp_path):
     assert 'none.json does not exist' in second.errors[0].text
     with pytest.raises(UserError, match='no train_dataloader or val_dataloader'):
         check_data(Config(dict(default_scope='mmdet', val_dataloader=None)))
-
-
-def test_subclasses_are_checked_but_for_those_with_their_own_json(tmp_path):
-    from mmdet.registry import DATASETS
-
-    coco = DATASETS.get('CocoDataset')
-    names = dict(METAINFO=dict(classes=CLASSES))
-    own_json = dict(load_data_list=lambda self: [])
-    for kind in (
-        type('OtherNames', (coco,), names),
-        type('OtherJson', (coco,), own_json),
-    ):
-        DATASETS.register_module(module=kind, force=True)
-    write_coco(tmp_path)
-    (tmp_path / 'images' / '1.jpg').unlink()
-    only(coco_config(tmp_path, type='OtherNames'), 'error', 'image does not exist')
-    kinds = found(coco_config(tmp_path, type='OtherJson', filter_cfg=None))
-    assert {level for level, _ in kinds} == {'error', 'warning'}
-    assert ('error', 'the split is empty') in kinds
-    assert any('do not know OtherJson' in text for _, text in kinds)
 
 
 def test_samples_of_an_unknown_type_are_loaded(tmp_path):

@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import pytest
 
 from support.tiny_data import (
@@ -171,20 +170,6 @@ def test_masks(spoil, mask, words):
     assert re.search(words, example)
     # A detector of boxes does not read them.
     assert found(spoil(change, masks=False)) == {}
-
-
-def test_packed_rle(spoil):
-    from pycocotools.mask import encode
-
-    noise = np.random.RandomState(0).rand(HEIGHT, WIDTH)
-    for share in (0.0, 0.02, 0.5, 1.0):
-        pixels = np.asfortranarray(noise < share, dtype=np.uint8)
-        packed = encode(pixels)['counts'].decode()
-        # One character less does not pass.
-        whole, cut = (rle(counts) for counts in (packed, packed[:-1]))
-        assert found(spoil(dict(segmentation=whole))) == {}
-        spoilt = spoil(dict(segmentation=cut))
-        only(spoilt, 'error', 'without a proper mask')
 
 
 def test_what_lacks_instances(spoil):

@@ -117,20 +117,3 @@ def test_lines_are_resized_to_nothing(tmp_path):
     # mmdet's filter drops them before the pipeline.
     config = resizing(coco_config(tmp_path))
     assert not any('no pixel' in text for _, text in found(config))
-
-
-def test_lines_in_segmentation(tmp_path):
-    """mmseg takes a mask of one row for a row of masks."""
-    write_pairs(tmp_path, of_sizes(SIZES), SIZES)
-    said = 'mask with a side of 1 px (mmseg cannot load it)'
-    examples = only(masks_config(tmp_path), 'error', said)
-    assert sorted(map(stem, examples)) == ['line', 'lying-line', 'one-pixel']
-    # At a tenth of the scale of the pipeline, as it may choose, strips vanish as well.
-    config = masks_config(tmp_path)
-    step = dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.1, 2.0))
-    config.train_dataloader.dataset.pipeline.append(dict(step, keep_ratio=True))
-    kinds = found(config)
-    (text,) = (text for _, text in kinds if 'no pixel' in text)
-    first, second = kinds['error', text]
-    assert 'lying-strip' in first and 'become 204x0 px at scale (204, 51)' in first
-    assert 'strip' in second

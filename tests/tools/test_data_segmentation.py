@@ -1,10 +1,8 @@
 """The checks of segmentation data: each fault made on purpose, in sound data."""
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from mmlit_tools.data.segmentation import trained_ids
 from support.tiny_data import (
     CLASSES,
     check,
@@ -98,25 +96,6 @@ def test_ids_beyond_the_classes(tmp_path):
     write_mask(tmp_path / 'masks' / 'b.png', (0, 1, 2, 3))
     (example,) = only(config, 'error', BEYOND, '0..2, 255 is ignored')
     assert 'id 3' in example
-
-
-@pytest.mark.parametrize('reduce', [False, True])
-@pytest.mark.parametrize('choice', [None, ['sky', 'wall']])
-def test_ids_become_what_mmseg_makes_of_them(tmp_path, reduce, choice):
-    from mmseg.datasets import ADE20KDataset
-    from mmseg.datasets.transforms import LoadAnnotations
-
-    metainfo = dict(classes=choice) if choice else None
-    dataset = ADE20KDataset(
-        reduce_zero_label=reduce, metainfo=metainfo, lazy_init=True, data_prefix={}
-    )
-    path = tmp_path / 'all.png'
-    Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (2, 1))).save(path)
-    results = dict(seg_map_path=str(path), seg_fields=[], reduce_zero_label=reduce)
-    results['label_map'] = dataset.label_map
-    expected = LoadAnnotations()(results)['gt_seg_map'][0]
-    assert trained_ids(dataset).tolist() == expected.tolist()
-    assert len(set(expected.tolist())) > 2
 
 
 def test_a_class_and_a_mask_without_pixels(tmp_path):

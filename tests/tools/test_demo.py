@@ -1,11 +1,8 @@
 """The main job: its bookkeeping, which tools it calls when, and its pictures."""
 
 import json
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -282,29 +279,6 @@ def test_another_number_of_epochs_and_another_goal(calls, arguments, capsys):
         assert words in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.name != 'posix', reason='telling two demos apart needs POSIX')
-def test_a_training_that_outlives_its_demo_keeps_the_folder(
-    arguments, tmp_path, monkeypatch
-):
-    children = []
-
-    def start(command, env, **options):
-        sleep = 'import time; time.sleep(60)'
-        children.append(subprocess.Popen([sys.executable, '-c', sleep], **options))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(demo.subprocess, 'run', start)
-    with pytest.raises(KeyboardInterrupt), records.one_demo_in(tmp_path / 'work'):
-        demo._run_tool(['tools/train.py'], {})
-    try:
-        assert 'another demo is running in' in stopped(demo.main, *arguments)
-    finally:
-        children[0].kill()
-        children[0].wait(timeout=60)
-    with records.one_demo_in(tmp_path / 'work'):
-        pass
-
-
 def test_a_failing_tool_ends_the_demo_with_its_name(arguments, monkeypatch):
     monkeypatch.setattr(demo, 'choose_device', lambda: ('a device', {}))
     monkeypatch.setattr(demo.signal, 'signal', lambda *_: None)
@@ -372,17 +346,3 @@ def test_picture_shows_truth_left_and_prediction_right(tmp_path):
         assert (near(column, square) > 300) == left
         assert (near(column, triangle) > 300) == (not left)
     assert near(lower, square) == near(lower, triangle) == 0
-
-
-def test_label_maps_are_drawn_but_for_the_background(tmp_path):
-    truth, found = np.zeros((2, 80, 80), int)
-    truth[20:60, 30:70], found[20:60, 30:70] = 2, 3
-    pair = pictures.Comparison(BLACK, *map(segmentation.LabelMap, (truth, found)))
-    pictures.draw_comparisons([pair], 'a title', tmp_path / 'drawn.png')
-    drawn = cv2.imread(str(tmp_path / 'drawn.png'))
-    left, right, *_ = np.array_split(drawn, 4, axis=1)
-    triangle, ring = pictures.COLOURS[1:3]
-    assert near(left, triangle) > 300 and near(left, ring) == 0
-    assert near(right, ring) > 300 and near(right, triangle) == 0
-    # Tinted inside, black outside: the background has no colour of its own.
-    assert near(left, '#000000', tolerance=2) > 0.3 * left.shape[0] * left.shape[1]

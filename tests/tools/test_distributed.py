@@ -205,10 +205,3 @@ def test_scripts_pass_on_every_argument(
     tail = [str(TOOLS / tail[0]), *tail[1:], *OPTIONS]
     tail = ['python', '-u', *tail] if head == SRUN else tail
     assert command[-len(tail) :] == tail
-
-
-@pytest.mark.parametrize('script', [p.name for p in sorted(TOOLS.glob('*.sh'))])
-def test_too_few_arguments(tmp_path, script):
-    result, command = launch(tmp_path, script, 'config.py')
-    assert (result.returncode, command) == (2, [])
-    assert 'usage:' in result.stderr

@@ -177,42 +177,6 @@ def test_detection(tmp_path, inputs, detector, infer, find):
     assert records['b/1.jpg'].read_text() == before
 
 
-@pytest.mark.slow
-def test_a_video_that_is_cut_off(tmp_path, detector, infer, find):
-    cut, out = tmp_path / 'cut.avi', tmp_path / 'out'
-    write_video(cut, 12)
-    content = cut.read_bytes()
-    cut.write_bytes(content[: len(content) * 4 // 5])
-    status, output, errors = infer(detector, out, cut, *few(0))
-    assert status == 1 and '0 of 1 done' in output
-    assert 'cut.avi: ends after' in errors
-    frames = frames_of(cut)
-    assert 0 < len(frames) < 12
-    lines = (out / 'predictions/cut.avi.jsonl').read_text().splitlines()
-    records = list(map(json.loads, lines))
-    assert [record['frame'] for record in records] == list(range(len(frames)))
-    # A frame shows what an image does.
-    check_objects(records[0]['objects'], find(frames[0]))
-    shapes = [frame.shape for frame in frames_of(out / 'pictures/cut.avi.mp4')]
-    assert shapes == [(64, 96, 3)] * len(frames)
-
-
-def test_a_config_that_fails_on_every_image(tmp_path, inputs, detector, infer):
-    images, out = (inputs / 'a/1.jpg', inputs / 'b/1.jpg'), tmp_path / 'out'
-    settings = (
-        'model.data_preprocessor.pad_size_divisor=1',
-        'test_dataloader.dataset.pipeline.1.scale=(20,20)',
-    )
-    status, output, errors = infer(detector, out, *images, '--cfg-options', *settings)
-    assert status == 1 and '0 of 2 done' in output
-    for image in images:
-        said = rf'{image}: could not be done: image of .* is too small'
-        assert re.search(said, errors)
-    assert '2 of 2 could not be done' in errors
-    assert 'failed on all of them in the same way' in errors
-    assert files_in(out) == set()
-
-
 def check_classes(record, out, wanted):
     wanted = wanted.pred_sem_seg.data[0].numpy()
     found = cv2.imread(str(out / record['label_map']), cv2.IMREAD_UNCHANGED)

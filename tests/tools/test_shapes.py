@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import re
-import time
 from pathlib import Path
 
 import cv2
@@ -15,11 +14,7 @@ from pycocotools.coco import COCO
 from mmlit_tools.shapes import command, dataset
 from mmlit_tools.shapes.drawing import (
     CATEGORIES,
-    MIN_VISIBLE,
-    place_objects,
-    visible_masks,
 )
-from support.running_tools import start
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = {'train': 40, 'val': 20}
@@ -62,19 +57,6 @@ def test_files_agree(shapes, split):
         assert written.dtype == np.uint8 and (written == semantic).all()
     ids = [item['id'] for item in coco.dataset['annotations']]
     assert sorted(set(ids)) == ids
-
-
-def test_hidden_parts_are_cut_out_but_enough_stays_in_sight():
-    hidden = 0
-    for seed in range(40):
-        placed = place_objects(np.random.default_rng(seed), SIDE, count=4)
-        masks = visible_masks(placed)
-        assert (masks[-1] == placed[-1].mask).all()
-        for mask, item in zip(masks, placed):
-            assert mask.sum() >= MIN_VISIBLE * item.area
-            assert not (mask & ~item.mask).any()
-            hidden += mask.sum() < item.mask.sum()
-    assert hidden > 20
 
 
 def test_a_complete_dataset_is_left_alone_and_another_one_refused(tmp_path):
@@ -132,24 +114,6 @@ def test_of_three_processes_one_draws(tmp_path):
         worker.join(timeout=60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert drawn.value == 1
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != 'posix', reason='SIGKILL is POSIX')
-def test_a_killed_drawer_leaves_nothing_half_done(tmp_path):
-    out = tmp_path / 'shapes'
-    tool = ROOT / 'tools' / 'make_shapes.py'
-    drawer = start(tool, '--out', out, '--train', '5000', cwd=tmp_path)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob('.shapes.*.tmp/train/000005.jpg')):
-        assert drawer.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    drawer.kill()
-    drawer.communicate(timeout=60)
-    assert not out.exists()
-    dataset.ensure_shapes(out, **SMALL)
-    assert load(out, 'train').imgs
-    assert {path.name for path in tmp_path.iterdir()} == {'.shapes.lock', 'shapes'}
 
 
 @pytest.mark.parametrize(

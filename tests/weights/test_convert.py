@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from mmlit import LIT
-from mmlit.archs import ARCHS
 from mmlit.weights.convert import to_mmlit, to_official
 from mmlit.weights.families import recognise
 from support.official_files import (
@@ -155,21 +154,3 @@ def test_to_official_and_back_is_exact(arch, kwargs, prefix):
         kind = 'segmentor' if 'out_norm_indices' in kwargs else 'detector'
         expected = {prefix + key for key in official_shapes(arch, kind)}
         assert official.keys() - {'neck.fpn.weight'} == expected
-
-
-def test_family_of_to_official():
-    state = trained(ABSOLUTE_MICRO)
-    by_name = to_official(state, 'tiny')
-    same(by_name, to_official(state, 'absolute'))
-    same(by_name, to_official(state, ARCHS['tiny']))
-    with pytest.raises(ValueError, match="'huge' is unknown; valid: relative, absol"):
-        to_official(state, 'huge')
-    with pytest.raises(ValueError, match='relative networks have no .*pos_embed'):
-        to_official(state, 'small')
-    with pytest.raises(ValueError, match='layout already'):
-        to_official(by_name, 'tiny')
-    with pytest.raises(ValueError, match='no backbone of mmlit'):
-        to_official({'foo': torch.zeros(1)}, 'tiny')
-    state = trained(ABSOLUTE_MICRO, out_norm_indices=(2,))
-    with pytest.raises(ValueError, match='absolute networks have no stages.2.out_norm'):
-        to_official(state, 'tiny')
